@@ -1,0 +1,160 @@
+"""What passes between the rooms: a decoded clip, a frame's point cloud, its features, a stored clip."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from data_specs.arrays import Array
+
+
+class BadClip(Exception):
+    """A clip that cannot be used. `reason` is a sentence for `rejected.jsonl`; the run goes on without the clip."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(f"{key}: {reason}")
+        self.key = key
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["BadClip"], tuple[str, str]]:
+        return (BadClip, (self.key, self.reason))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Frame:
+    """One decoded frame: `rgb` u1 [H,W,3], `time` in seconds; sensor arrays where the dataset has them.
+
+    `depth` f4 [H,W] in metres along the optical axis (0 or non-finite: no reading); `intrinsic` f4 [3,3] in pixels;
+    `extrinsic` f4 [3,4] OpenCV camera-from-world.
+    """
+
+    rgb: Array
+    time: float
+    depth: Array | None = None
+    intrinsic: Array | None = None
+    extrinsic: Array | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Clip:
+    """A decoded clip of F frames.
+
+    Attributes:
+        key, split, text: as in `ClipRef`; `text` is the instruction or the label.
+        rgb: u1 [F,H,W,3], H = W = `FrameSampling.size`.
+        time: f8 [F], seconds from the start of the video, increasing.
+        depth: f4 [F,H,W] metres along the optical axis, or None; 0 or non-finite where there is no reading.
+        intrinsic: f4 [F,3,3] pixels of the cropped frame, or None.
+        extrinsic: f4 [F,3,4] OpenCV camera-from-world, metres, or None.
+        state, action: f4 [F,S], [F,A] in the dataset's own units, or None. `action[i]` leads from frame i on.
+        is_pad: bool [F], True where `action[i]` is padding; None where there are no actions.
+    """
+
+    key: str
+    rgb: Array
+    time: Array
+    split: str = ""
+    text: str = ""
+    depth: Array | None = None
+    intrinsic: Array | None = None
+    extrinsic: Array | None = None
+    state: Array | None = None
+    action: Array | None = None
+    is_pad: Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.rgb)
+
+    def __iter__(self) -> Iterator[Frame]:
+        for i in range(len(self)):
+            yield Frame(
+                rgb=self.rgb[i],
+                time=float(self.time[i]),
+                depth=None if self.depth is None else self.depth[i],
+                intrinsic=None if self.intrinsic is None else self.intrinsic[i],
+                extrinsic=None if self.extrinsic is None else self.extrinsic[i],
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tokens:
+    """Distinct coarse features: `feat` f2 [T,C], `coord` f2 [T,3], `count` u2 [T], `offset` i8 [F+1]."""
+
+    feat: Array
+    coord: Array
+    count: Array
+    offset: Array
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Cells:
+    """How many points of 14x14 cell `cell` share token `token` of its frame: u1, u2, u2 [M]; `offset` i8 [F+1]."""
+
+    cell: Array
+    token: Array
+    count: Array
+    offset: Array
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Points:
+    """The kept points, sorted by (token, pixel); slots past the sum of the frame's counts are zero padding.
+
+    `pixel` u2 [F,P] = row * 224 + column; `rgb` u1 [F,P,3]; `depth` u2 [F,P] on the frame's [near, far] scale;
+    `conf` u1 [F,P] on the frame's own scale.
+    """
+
+    pixel: Array
+    rgb: Array
+    depth: Array
+    conf: Array
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Cameras:
+    """`intrinsic` f4 [F,3,3] pixels, `extrinsic` f4 [F,3,4], `range` f4 [F,2] near and far, `conf_range` f4 [F,2],
+    `normalisation` f4 [F,4] centre and scale: normalised = (xyz - centre) * scale.
+    """
+
+    intrinsic: Array
+    extrinsic: Array
+    range: Array
+    conf_range: Array
+    normalisation: Array
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Images:
+    """Encoded 224x224 frames (JPEG or PNG) one after the other: `data` u1 [B], `offset` i8 [F+1]."""
+
+    data: Array
+    offset: Array
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClipRecord:
+    """A clip as stored and as read back. Offsets are relative to the clip."""
+
+    key: str
+    split: str
+    text: str
+    time: Array
+    tokens: Tokens
+    cells: Cells
+    points: Points
+    camera: Cameras
+    rgb: Images
+    state: Array | None = None
+    action: Array | None = None
+    is_pad: Array | None = None
+    extra: dict[str, Array] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+
+def exclusive_sum(lengths: Array) -> Array:
+    """Offsets of runs of `lengths`: i8 [n+1] that starts with 0."""
+    out = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=out[1:])
+    return out

@@ -1,0 +1,1 @@
+"""The networks: pure modules without files or devices. Imports `data_specs` only."""
