@@ -1,0 +1,157 @@
+"""Recipes as typed, frozen values, and `key=value` overrides that know what was meant."""
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from data_specs.datasets import FrameSampling, Geometry
+
+
+class RequestError(Exception):
+    """The request was wrong: arguments, config or missing input. The command line answers it with exit code 2."""
+
+
+class Config(BaseModel):
+    """Base of every recipe part: frozen, and a misspelt key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class VggtSection(Config):
+    """Which VGGT runs. `weights`: a Hub repository, a local file or folder, or `random:SEED`."""
+
+    weights: str = "facebook/VGGT-1B"
+    revision: str = "main"
+    model: Literal["vggt_1b", "small", "tiny"] = "vggt_1b"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class ConcertoSection(Config):
+    """Which Concerto runs. `weights`: a Hub file `repository/file.pth`, a local file, or `random:SEED`.
+
+    `model` is the architecture for random weights; a checkpoint brings its own. `grid` is the voxel's side in the
+    normalised space, `levels` 1, 2 or 3 keeps 512, 896 or 1,088 channels (coarse feature with its parent levels).
+    """
+
+    weights: str = "Pointcept/Concerto/concerto_base.pth"
+    revision: str = "main"
+    model: Literal["base", "small", "large", "tiny"] = "base"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    sparse: Literal["builtin", "spconv", "auto"] = "builtin"
+    grid: float = Field(default=0.02, gt=0)
+    levels: int = Field(default=1, ge=1, le=3)
+
+
+class GeometrySection(Config):
+    """Where depth and camera come from.
+
+    `vggt` runs frames one by one (a scale each), `vggt_window` runs up to `window` frames of a clip jointly (one scale),
+    `sensor` takes them from the dataset.
+    """
+
+    source: Geometry = "vggt_window"
+    window: int = Field(default=16, ge=1)
+
+
+class PointsSection(Config):
+    """From 50,176 pixels to the cloud that Concerto sees.
+
+    A pixel counts when its depth is finite and positive and its confidence at least `min_conf`. A frame with fewer
+    than `count` such pixels is padded (`too_few=pad`, the count recorded) or makes its clip bad (`reject`); under
+    `min_points` it is bad in any case.
+    """
+
+    count: int = Field(default=8192, ge=64, le=65535)
+    sampling: Literal["random", "random_per_frame", "fps", "voxel"] = "random"
+    min_conf: float = Field(default=0.0, ge=0)
+    too_few: Literal["pad", "reject"] = "pad"
+    min_points: int = Field(default=1024, ge=1)
+    normalise: Literal["unit", "scene"] = "unit"
+    per: Literal["frame", "clip"] = "clip"
+    normals: Literal["zeros", "depth"] = "zeros"
+
+
+class StoreSection(Config):
+    """How much a shard holds and how its images are kept. `shard_mb` is a target for whole clips, not a bound."""
+
+    shard_mb: float = Field(default=256.0, gt=0)
+    image: Literal["jpeg", "png"] = "jpeg"
+    quality: int = Field(default=90, ge=1, le=100)
+
+
+class ExtractRecipe(Config):
+    """Everything that decides what `cla extract` writes. Workers, device and format do not."""
+
+    name: str = "full"
+    seed: int = Field(default=0, ge=0)
+    max_bad_fraction: float = Field(default=0.05, ge=0, le=1)
+    frames: FrameSampling = FrameSampling()
+    geometry: GeometrySection = GeometrySection()
+    vggt: VggtSection = VggtSection()
+    concerto: ConcertoSection = ConcertoSection()
+    points: PointsSection = PointsSection()
+    store: StoreSection = StoreSection()
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def suggest(word: str, choices: Iterable[str]) -> str:
+    """` Did you mean 'x'?`, or an empty string when nothing is near."""
+    close = difflib.get_close_matches(word, list(choices), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def leaf_names(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of all leaves of nested mappings."""
+    names = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            names += leaf_names(value, f"{prefix}{key}.")
+        else:
+            names.append(f"{prefix}{key}")
+    return names
+
+
+def override(config: ConfigT, assignments: Iterable[str]) -> ConfigT:
+    """A copy of `config` with `dotted.key=value` applied; RequestError says what is wrong and what was expected.
+
+    A value is read as JSON where that works (numbers, true, null) and as a string otherwise.
+    """
+    values = config.model_dump(mode="json")
+    known = leaf_names(values)
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise RequestError(f"{assignment!r} is not an override: expected key=value, for example points.count=4096.")
+        if name not in known:
+            raise RequestError(f"Unknown key {name!r}.{suggest(name, known)} `--print-config` shows every key.")
+        *path, last = name.split(".")
+        section = values
+        for part in path:
+            section = section[part]
+        section[last] = _parse(text)
+    try:
+        return type(config).model_validate(values)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(str(part) for part in problem['loc'])}={_shown(problem['input'])}: {problem['msg'].lower()}"
+            for problem in error.errors()
+        ]
+        raise RequestError("The recipe does not hold together: " + "; ".join(problems) + ".") from None
+
+
+def _parse(text: str) -> Any:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return text
+    return text if isinstance(value, (dict, list)) else value
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 60 else text[:57] + "..."

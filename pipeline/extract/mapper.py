@@ -1,0 +1,162 @@
+"""One clip through the frozen models: decoded frames in, what the store keeps out.
+
+A clip is always processed whole and alone, so that what is stored depends on the clip, the recipe and the weights, and
+on nothing else: not on the shard, the worker or the neighbours.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_specs.records import BadClip, Cameras, Clip, ClipRecord
+from pipeline.config import ExtractRecipe
+from pipeline.extract.geometry import Geometry, lift
+from pipeline.extract.models import FrozenModels
+from pipeline.extract.pack import FramePoints, encode_images, pack_cells, pack_points, pack_tokens
+from stages.points import (
+    Frame3D,
+    fit_normalisation,
+    normals_from_depth,
+    priorities,
+    subsample,
+    unproject,
+    voxelise,
+)
+
+CLOUDS_A_BATCH = 4
+"""Clouds that go through Concerto together. Fixed, so that a clip gives the same bytes on every run."""
+
+
+class Mapper:
+    """Callable from `Clip` to `ClipRecord`; raises BadClip for a clip that cannot be used."""
+
+    def __init__(self, recipe: ExtractRecipe, models: FrozenModels) -> None:
+        self.recipe = recipe
+        self.models = models
+
+    @torch.inference_mode()
+    def __call__(self, clip: Clip) -> ClipRecord:
+        """Lift, subsample, normalise, voxelise, encode and pack the frames of a clip."""
+        recipe = self.recipe
+        with self._autocast(recipe.vggt.dtype):
+            geometry = lift(clip, recipe.geometry, self.models.vggt, self.models.device)
+        xyz_FHW3 = unproject(geometry.depth, geometry.intrinsic, geometry.extrinsic)
+        chosen = self._choose(clip.key, geometry, xyz_FHW3)
+        spaces = self._normalise(clip.key, xyz_FHW3, chosen)
+        feats, frames = self._encode(clip, geometry, xyz_FHW3, chosen, spaces)
+        points, depth_range, conf_range = pack_points(clip.rgb, frames, recipe.points.count)
+        tokens = pack_tokens(feats, frames)
+        if not np.isfinite(tokens.feat).all():
+            raise BadClip(clip.key, "has features that are not finite in float16; expected magnitudes under 65504")
+        return ClipRecord(
+            key=clip.key,
+            split=clip.split,
+            text=clip.text,
+            time=clip.time.astype(np.float64),
+            tokens=tokens,
+            cells=pack_cells(frames, clip.rgb.shape[1]),
+            points=points,
+            camera=Cameras(
+                intrinsic=geometry.intrinsic.cpu().numpy().astype(np.float32),
+                extrinsic=geometry.extrinsic[:, :3].cpu().numpy().astype(np.float32),
+                range=depth_range,
+                conf_range=conf_range,
+                normalisation=torch.stack([space.as_row() for space in spaces]).cpu().numpy().astype(np.float32),
+            ),
+            rgb=encode_images(clip.rgb, recipe.store.image, recipe.store.quality),
+            state=clip.state,
+            action=clip.action,
+            is_pad=clip.is_pad,
+        )
+
+    def _autocast(self, dtype: str) -> torch.autocast:
+        return torch.autocast(self.models.device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
+
+    def _choose(self, key: str, geometry: Geometry, xyz_FHW3: Tensor) -> list[Tensor]:
+        section = self.recipe.points
+        usable = (geometry.depth > 0) & (geometry.conf >= section.min_conf) & torch.isfinite(xyz_FHW3).all(-1)
+        if self.recipe.geometry.source == "sensor":
+            usable &= geometry.conf > 0
+        enough = section.count if section.too_few == "reject" else min(section.min_points, section.count)
+        available = usable.flatten(1).sum(1)
+        if bool((available < enough).any()):
+            frame = int(torch.nonzero(available < enough)[0])
+            raise BadClip(
+                key,
+                f"frame {frame} has {int(available[frame])} usable points, expected at least {enough} "
+                f"(points.count={section.count}, points.too_few={section.too_few}, "
+                f"points.min_points={section.min_points}, points.min_conf={section.min_conf:g})",
+            )
+        xyz_FQ3 = xyz_FHW3.flatten(1, 2)
+        voxel = None
+        if section.sampling == "voxel":
+            # the voxel of the normalised space, back in the clip's own units
+            try:
+                voxel = self.recipe.concerto.grid / float(fit_normalisation(xyz_FQ3[usable.flatten(1)], section.normalise).scale)
+            except ValueError as error:
+                raise BadClip(key, str(error)) from None
+        return subsample(
+            usable.flatten(1),
+            xyz_FQ3,
+            count=section.count,
+            sampling=section.sampling,
+            seed=self.recipe.seed,
+            key=key,
+            voxel=voxel,
+        )
+
+    def _normalise(self, key: str, xyz_FHW3: Tensor, chosen: list[Tensor]) -> list[Frame3D]:
+        section = self.recipe.points
+        clouds = [xyz.flatten(0, 1)[pixel] for xyz, pixel in zip(xyz_FHW3, chosen, strict=True)]
+        try:
+            if section.per == "clip":
+                return [fit_normalisation(torch.cat(clouds), section.normalise)] * len(clouds)
+            return [fit_normalisation(cloud, section.normalise) for cloud in clouds]
+        except ValueError as error:
+            raise BadClip(key, str(error)) from None
+
+    def _encode(
+        self, clip: Clip, geometry: Geometry, xyz_FHW3: Tensor, chosen: list[Tensor], spaces: list[Frame3D]
+    ) -> tuple[list[Tensor], list[FramePoints]]:
+        recipe, device = self.recipe, self.models.device
+        rgb_FQ3 = torch.from_numpy(clip.rgb).to(device).flatten(1, 2)
+        if recipe.points.normals == "depth":
+            normal_FQ3 = normals_from_depth(xyz_FHW3, geometry.extrinsic).flatten(1, 2)
+        else:
+            normal_FQ3 = torch.zeros_like(xyz_FHW3).flatten(1, 2)
+        rank_Q = priorities(recipe.seed, clip.key, rgb_FQ3.shape[1]).to(device)
+        feats: list[Tensor] = []
+        frames: list[FramePoints] = []
+        for start in range(0, len(chosen), CLOUDS_A_BATCH):
+            batch = range(start, min(start + CLOUDS_A_BATCH, len(chosen)))
+            coords = {i: spaces[i].apply(xyz_FHW3[i].flatten(0, 1)[chosen[i]]) for i in batch}
+            voxels = {
+                i: voxelise(coords[i], rank_Q[chosen[i]], grid=recipe.concerto.grid, low=spaces[i].low) for i in batch
+            }
+            kept = {i: chosen[i][voxels[i].index] for i in batch}
+            with self._autocast(recipe.concerto.dtype):
+                encoded = self.models.concerto(
+                    coord=torch.cat([coords[i][voxels[i].index] for i in batch]),
+                    color=torch.cat([rgb_FQ3[i, kept[i]] for i in batch]).float(),
+                    normal=torch.cat([normal_FQ3[i, kept[i]] for i in batch]),
+                    grid_coord=torch.cat([voxels[i].grid for i in batch]),
+                    offset=torch.tensor([len(voxels[i].index) for i in batch], device=device).cumsum(0),
+                )
+            token_end = encoded.offset.tolist()
+            voxel_start = token_start = 0
+            for i, end in zip(batch, token_end, strict=True):
+                count = len(voxels[i].index)
+                row_of_voxel = encoded.inverse[voxel_start : voxel_start + count] - token_start
+                frames.append(
+                    FramePoints.sort(
+                        pixel=chosen[i],
+                        token=row_of_voxel[voxels[i].inverse],
+                        coord=coords[i],
+                        depth=geometry.depth[i].flatten()[chosen[i]],
+                        conf=geometry.conf[i].flatten()[chosen[i]],
+                        tokens=end - token_start,
+                    )
+                )
+                feats.append(encoded.feat[token_start:end].float())
+                voxel_start, token_start = voxel_start + count, end
+        return feats, frames

@@ -1,0 +1,105 @@
+"""The frozen models of a recipe, built, loaded and put on a device."""
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from data_specs.shards import ModelRecord
+from pipeline.config import ExtractRecipe, RequestError
+from pipeline.extract.weights import Weights, find_weights, load_into
+from stages import concerto as concerto_stage
+from stages import vggt as vggt_stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenModels:
+    """`vggt` is None where the geometry comes from sensors."""
+
+    vggt: vggt_stage.VGGTEncoder | None
+    concerto: concerto_stage.ConcertoEncoder
+    device: torch.device
+    records: tuple[ModelRecord, ...]
+    channels: int
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda` or `cuda:i`; RequestError when the device is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise RequestError(f"--device {name} is unknown: expected auto, cpu, cuda or cuda:0.") from None
+    if device.type not in ("cpu", "cuda"):
+        raise RequestError(f"--device {name} is not supported: expected auto, cpu, cuda or cuda:0.")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RequestError(f"--device {name}: no CUDA device is visible to PyTorch; use --device cpu, or see `cla doctor`.")
+    if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
+        raise RequestError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0.")
+    return device
+
+
+def find_all(recipe: ExtractRecipe) -> dict[str, Weights]:
+    """The weights that the recipe's models need, by role."""
+    wanted = {"concerto": recipe.concerto}
+    roles: dict[str, Any] = {}
+    if recipe.geometry.source != "sensor":
+        roles["vggt"] = find_weights("vggt", recipe.vggt.weights, recipe.vggt.revision)
+    for role, section in wanted.items():
+        roles[role] = find_weights(role, section.weights, section.revision)
+    return roles
+
+
+def announce_random(records: tuple[ModelRecord, ...]) -> None:
+    """Say on stderr which models have random weights: their features mean nothing beyond a test of the path."""
+    for record in records:
+        if record.random:
+            sys.stderr.write(f"warning: {record.role} has RANDOM weights ({record.name}); not a trained model\n")
+
+
+def load_models(recipe: ExtractRecipe, device: torch.device) -> FrozenModels:
+    """Build, load and place the models of `recipe`; RequestError when weights are missing or do not fit."""
+    found = find_all(recipe)
+    records = tuple(weights.record for weights in found.values())
+    announce_random(records)
+    vggt = None
+    if "vggt" in found:
+        vggt = vggt_stage.VGGTEncoder(_build_vggt(recipe, found["vggt"])).to(device).eval()
+    encoder = _build_concerto(recipe, found["concerto"])
+    return FrozenModels(
+        vggt=vggt,
+        concerto=encoder.to(device).eval(),
+        device=device,
+        records=records,
+        channels=encoder.channels,
+    )
+
+
+def _build_vggt(recipe: ExtractRecipe, weights: Weights) -> torch.nn.Module:
+    config = vggt_stage.CONFIGS[recipe.vggt.model]
+    if weights.seed is not None:
+        model = vggt_stage.build_vggt(config)
+        vggt_stage.init_random(model, weights.seed)
+    else:
+        with torch.device("meta"):
+            model = vggt_stage.build_vggt(config)
+        load_into(model, weights, "vggt")
+    return model.requires_grad_(False)
+
+
+def _build_concerto(recipe: ExtractRecipe, weights: Weights) -> concerto_stage.ConcertoEncoder:
+    section = recipe.concerto
+    try:
+        config = dict(weights.config) if weights.config else concerto_stage.CONFIGS[section.model]
+        if weights.seed is not None:
+            model = concerto_stage.build_concerto(config, sparse=section.sparse)
+            concerto_stage.init_random(model, weights.seed)
+        else:
+            with torch.device("meta"):
+                model = concerto_stage.build_concerto(config, sparse=section.sparse)
+            load_into(model, weights, "concerto")
+    except (ValueError, ImportError) as error:
+        raise RequestError(str(error)) from None
+    return concerto_stage.ConcertoEncoder(model.requires_grad_(False), levels=section.levels)

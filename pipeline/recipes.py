@@ -1,0 +1,42 @@
+"""The recipes by name: what a user gets when nothing else is said, and why."""
+
+from data_specs.datasets import FrameSampling
+from pipeline.config import (
+    ConcertoSection,
+    ExtractRecipe,
+    GeometrySection,
+    PointsSection,
+    RequestError,
+    StoreSection,
+    VggtSection,
+    suggest,
+)
+
+EXTRACT: dict[str, ExtractRecipe] = {
+    # The description's numbers: VGGT-1B, Concerto base, 224 pixels, 8,192 points.
+    "full": ExtractRecipe(name="full"),
+    # The same path with a VGGT on a ViT-S and the small Concerto: a few times quicker, for trying things out.
+    "small": ExtractRecipe(
+        name="small",
+        frames=FrameSampling(max=8),
+        vggt=VggtSection(model="small", weights="random:0"),
+        concerto=ConcertoSection(model="small", weights="Pointcept/Concerto/concerto_small.pth"),
+    ),
+    # For a CPU, the demo and the tests. There are no released weights of this size: they are random, and say so.
+    "tiny": ExtractRecipe(
+        name="tiny",
+        frames=FrameSampling(max=8),
+        geometry=GeometrySection(source="vggt_window", window=8),
+        vggt=VggtSection(model="tiny", weights="random:0"),
+        concerto=ConcertoSection(model="tiny", weights="random:0"),
+        points=PointsSection(),
+        store=StoreSection(shard_mb=4.0),
+    ),
+}
+
+
+def extract_recipe(name: str) -> ExtractRecipe:
+    """The recipe of that name; RequestError with the choices otherwise."""
+    if name not in EXTRACT:
+        raise RequestError(f"Unknown recipe {name!r}.{suggest(name, EXTRACT)} There are: {', '.join(EXTRACT)}.")
+    return EXTRACT[name]
