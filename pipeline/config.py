@@ -48,8 +48,8 @@ class ConcertoSection(Config):
 class GeometrySection(Config):
     """Where depth and camera come from.
 
-    `vggt` runs frames one by one (a scale each), `vggt_window` runs up to `window` frames of a clip jointly (one scale),
-    `sensor` takes them from the dataset.
+    `vggt` runs frames one by one (a scale each), `vggt_window` up to `window` frames of a clip jointly (one scale),
+    `sensor` takes depth and camera from the dataset.
     """
 
     source: Geometry = "vggt_window"

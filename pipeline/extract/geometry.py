@@ -76,4 +76,7 @@ def _check(key: str, geometry: Geometry) -> None:
             good &= (values[:, 0, 0] > 0) & (values[:, 1, 1] > 0)
         if not bool(good.all()):
             frame = int(torch.nonzero(~good)[0])
-            raise BadClip(key, f"frame {frame} has a {name} that is not finite or not positive; expected usable geometry")
+            raise BadClip(
+                key,
+                f"frame {frame} has a {name} that is not finite or not positive; expected usable geometry",
+            )

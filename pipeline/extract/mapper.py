@@ -92,7 +92,9 @@ class Mapper:
         if section.sampling == "voxel":
             # the voxel of the normalised space, back in the clip's own units
             try:
-                voxel = self.recipe.concerto.grid / float(fit_normalisation(xyz_FQ3[usable.flatten(1)], section.normalise).scale)
+                voxel = self.recipe.concerto.grid / float(
+                    fit_normalisation(xyz_FQ3[usable.flatten(1)], section.normalise).scale
+                )
             except ValueError as error:
                 raise BadClip(key, str(error)) from None
         return subsample(

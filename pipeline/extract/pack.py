@@ -13,10 +13,7 @@ from torch import Tensor
 
 from data_specs.arrays import Array
 from data_specs.records import Cells, Images, Points, Tokens, exclusive_sum
-
-GRID = 14
-"""The features are rasterised on GRID x GRID cells of the frame, as S2D has it."""
-
+from data_specs.shards import GRID
 
 @dataclass(frozen=True, kw_only=True)
 class FramePoints:

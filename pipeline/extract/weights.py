@@ -57,7 +57,12 @@ def find_weights(role: str, spec: str, revision: str) -> Weights:
             raise RequestError(f"{role}.weights={spec} does not say which: expected random:SEED, for example random:0.")
         seed = int(match[1])
         record = ModelRecord(
-            role=role, name=spec, revision="", sha256="", random=True, licence="none: random weights, not a trained model"
+            role=role,
+            name=spec,
+            revision="",
+            sha256="",
+            random=True,
+            licence="none: random weights, not a trained model",
         )
         return Weights(record=record, seed=seed)
     path, name, commit = _locate(role, spec, revision)
@@ -65,9 +70,7 @@ def find_weights(role: str, spec: str, revision: str) -> Weights:
     licence = next((text for start, text in LICENCES.items() if spec.startswith(start)), "unknown: a local file")
     if spec.startswith("facebook/VGGT-1B-Commercial"):
         licence = LICENCES["facebook/VGGT-1B-Commercial"]
-    record = ModelRecord(
-        role=role, name=name, revision=commit, sha256=_sha256(path), random=False, licence=licence
-    )
+    record = ModelRecord(role=role, name=name, revision=commit, sha256=_sha256(path), random=False, licence=licence)
     return Weights(record=record, state=state, config=config)
 
 

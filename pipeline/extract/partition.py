@@ -1,0 +1,48 @@
+"""Which clips go into which shard: decided before anything is decoded, from the listing and the recipe alone.
+
+A shard's clips never depend on what was found in them, on the number of workers or on where an earlier run stopped, so
+that a resumed store equals an uninterrupted one byte for byte.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from data_specs.datasets import ClipRef
+from pipeline.config import ExtractRecipe
+
+BYTES_A_POINT = 7
+TOKENS_A_FRAME = 200
+BYTES_AN_IMAGE = 15_000
+UNLIMITED_FRAMES = 32
+"""A nominal frame, to turn a shard's target size into a number of clips; `cla inspect-shards` shows the real sizes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardPlan:
+    """A shard to be written: its name and its clips, in order."""
+
+    name: str
+    refs: tuple[ClipRef, ...]
+
+
+def clips_per_shard(recipe: ExtractRecipe, channels: int) -> int:
+    """How many whole clips come nearest to the recipe's shard size, at least one."""
+    frame = recipe.points.count * BYTES_A_POINT + TOKENS_A_FRAME * channels * 2 + BYTES_AN_IMAGE
+    return max(1, round(recipe.store.shard_mb * 1e6 / (frame * (recipe.frames.max or UNLIMITED_FRAMES))))
+
+
+def plan_shards(refs: Sequence[ClipRef], per_shard: int, prefix: str = "") -> list[ShardPlan]:
+    """Cut the listing into shards named `000000`, `000001`, …, with a prefix for those of a retry."""
+    return [
+        ShardPlan(name=f"{prefix}{number:06d}", refs=tuple(refs[start : start + per_shard]))
+        for number, start in enumerate(range(0, len(refs), per_shard))
+    ]
+
+
+def listing_digest(refs: Iterable[ClipRef]) -> str:
+    """SHA-256 of the keys and splits listed: a store is resumed over the same clips or not at all."""
+    digest = hashlib.sha256()
+    for ref in refs:
+        digest.update(f"{ref.key}\t{ref.split}\n".encode())
+    return digest.hexdigest()
