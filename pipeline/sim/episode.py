@@ -1,0 +1,134 @@
+"""One demonstration: a scene, what the expert did in it, and its pictures, made when they are asked for.
+
+An episode depends on (seed, index, tasks) and nothing else. Only successful demonstrations are kept, as in LIBERO:
+a scene in which the expert fails is replaced by the next of the same index (`attempt` says which it was).
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.sim.experts import expert
+from pipeline.sim.geometry import Floats
+from pipeline.sim.layout import Scene, sample_scene
+from pipeline.sim.mjcf import CONTROL_HZ, SNAPSHOT_HZ
+from pipeline.sim.render import Picture, Renderer
+from pipeline.sim.tasks import TASKS, Task, succeeded
+from pipeline.sim.world import ACTION_DIM, World
+
+MAX_STEPS = 10 * CONTROL_HZ
+ATTEMPTS = 8
+VAL_EVERY = 10  # every tenth index is validation
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Episode:
+    """A demonstration of K actions, seen at K + 1 moments, 20 a second.
+
+    Attributes:
+        seed, index, attempt: where it comes from.
+        scene: what stands where, with the instruction.
+        snapshots: f8 [3 K + 1, nq] generalised coordinates at 60 Hz.
+        state: f4 [K+1, 8] proprioception (see `pipeline.sim.world`).
+        action: f4 [K+1, 7]; `action[i]` leads from moment i on; the last is padding: no motion, the same gripper.
+        is_pad: bool [K+1], True for the last.
+        success: whether the task was done at the last moment.
+    """
+
+    seed: int
+    index: int
+    attempt: int
+    scene: Scene
+    snapshots: Floats
+    state: NDArray[np.float32]
+    action: NDArray[np.float32]
+    is_pad: NDArray[np.bool_]
+    success: bool
+    world: World = field(repr=False)
+
+    @property
+    def key(self) -> str:
+        """Sorts by index: "s1-000012-push"."""
+        return episode_key(self.seed, self.index, self.scene.task)
+
+    @property
+    def time(self) -> Floats:
+        """f8 [K+1], seconds."""
+        return np.arange(len(self.state)) / CONTROL_HZ
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts."""
+        return (len(self.state) - 1) / CONTROL_HZ
+
+    def at(self, time: float) -> Floats:
+        """The generalised coordinates [nq] at `time`, which must be a multiple of 1/60 s."""
+        tick = round(time * SNAPSHOT_HZ)
+        assert abs(tick - time * SNAPSHOT_HZ) < 1e-6, time
+        return np.array(self.snapshots[tick])
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        """Renders this episode's scene."""
+        return Renderer(self.scene, self.world.model)
+
+    def picture(self, time: float, view: str, height: int, width: int) -> Picture:
+        """What `view` sees at `time`."""
+        return self.renderer.render(self.at(time), view, height, width)
+
+
+def episode_task(index: int, tasks: tuple[Task, ...] = TASKS) -> Task:
+    """The task of episode `index`: they take turns."""
+    return tasks[index % len(tasks)]
+
+
+def episode_key(seed: int, index: int, task: Task) -> str:
+    """The key of an episode."""
+    return f"s{seed}-{index:06d}-{task.name}"
+
+
+def episode_split(index: int) -> str:
+    """ "train" or "val": every tenth."""
+    return "val" if index % VAL_EVERY == VAL_EVERY - 1 else "train"
+
+
+def demonstrate(seed: int, index: int, tasks: tuple[Task, ...] = TASKS) -> Episode:
+    """Episode `index` of `seed`; RuntimeError if the expert fails in `ATTEMPTS` scenes in a row."""
+    for attempt in range(ATTEMPTS):
+        episode = attempt_episode(seed, index, attempt, episode_task(index, tasks))
+        if episode.success:
+            return episode
+    raise RuntimeError(f"the expert failed {ATTEMPTS} times at {episode_key(seed, index, episode_task(index, tasks))}")
+
+
+def attempt_episode(seed: int, index: int, attempt: int, task: Task) -> Episode:
+    """One try of the expert, whether it succeeds or not."""
+    scene_rng, expert_rng = (np.random.default_rng([seed, index, attempt, stream]) for stream in (0, 1))
+    scene = sample_scene(task, scene_rng)
+    world = World(scene)
+    snapshots, states = [world.qpos[None]], [world.state()]
+    actions: list[NDArray[np.float32]] = []
+    for action in expert(world, expert_rng):
+        if len(actions) == MAX_STEPS:
+            break
+        snapshots.append(world.step(action))
+        states.append(world.state())
+        actions.append(action)
+    last = np.zeros(ACTION_DIM, dtype=np.float32)
+    last[-1] = world.gripper_command
+    is_pad = np.zeros(len(states), dtype=bool)
+    is_pad[-1] = True
+    return Episode(
+        seed=seed,
+        index=index,
+        attempt=attempt,
+        scene=scene,
+        snapshots=np.concatenate(snapshots),
+        state=np.stack(states),
+        action=np.stack([*actions, last]),
+        is_pad=is_pad,
+        success=succeeded(world),
+        world=world,
+    )

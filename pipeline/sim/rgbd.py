@@ -1,0 +1,147 @@
+"""The `rgbd` layout: recorded clips of the tabletop world, lossless.
+
+    dataset.json                              written last: its presence says that the recording is whole
+    clips/KEY/clip.json                       instruction, times, cameras, state, action, success
+    clips/KEY/VIEW/rgb/000000.png             8-bit sRGB
+    clips/KEY/VIEW/depth/000000.png           16-bit, metres = value / 10,000 along the optical axis, 0: no reading
+    clips/KEY/VIEW/segment/000000.png         8-bit, the number of a name in clip.json's `segments`
+
+Depth is 16-bit PNG because the sensor counts in tenths of a millimetre: nothing is lost, any tool reads it, and a
+frame takes a third of its float32 array. Floats in JSON are shortest exact decimals, so they too come back bit for bit.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from data_specs.arrays import Array
+from pipeline.sim.episode import Episode, episode_split
+from pipeline.sim.mjcf import CONTROL_HZ
+from pipeline.sim.render import decode_depth, encode_depth
+
+FORMAT, VERSION = "tabletop-rgbd", 1
+INDEX = "dataset.json"
+CLIPS = "clips"
+
+
+def write_clip(out: Path, episode: Episode, views: Sequence[str], height: int, width: int) -> dict[str, Any]:
+    """Write one clip under `out`, whole or not at all; its row for `dataset.json`."""
+    final = out / CLIPS / episode.key
+    unfinished = final.with_name(f".{episode.key}.tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    cameras: dict[str, Any] = {}
+    for view in views:
+        for kind in ("rgb", "depth", "segment"):
+            (unfinished / view / kind).mkdir(parents=True)
+        intrinsics, extrinsics = [], []
+        for i, time in enumerate(episode.time):
+            picture = episode.picture(float(time), view, height, width)
+            _write_png(unfinished / view / "rgb" / _frame(i), picture.rgb)
+            _write_png(unfinished / view / "depth" / _frame(i), encode_depth(picture.depth))
+            _write_png(unfinished / view / "segment" / _frame(i), picture.segment)
+            intrinsics.append(picture.intrinsic.tolist())
+            extrinsics.append(picture.extrinsic.tolist())
+        cameras[view] = {"intrinsic": intrinsics, "extrinsic": extrinsics}
+    row = {
+        "key": episode.key,
+        "split": episode_split(episode.index),
+        "instruction": episode.scene.instruction,
+        "task": episode.scene.task.name,
+        "frames": len(episode.time),
+    }
+    clip = {
+        **row,
+        "seed": episode.seed,
+        "index": episode.index,
+        "attempt": episode.attempt,
+        "success": episode.success,
+        "fps": CONTROL_HZ,
+        "time": episode.time.tolist(),
+        "segments": episode.renderer.segments,
+        "state": episode.state.tolist(),
+        "action": episode.action.tolist(),
+        "is_pad": episode.is_pad.tolist(),
+        "cameras": cameras,
+    }
+    (unfinished / "clip.json").write_text(json.dumps(clip))
+    unfinished.rename(final)
+    return row
+
+
+def write_index(
+    out: Path, rows: Sequence[dict[str, Any]], seed: int, tasks: str, views: Sequence[str], height: int, width: int
+) -> None:
+    """Write `dataset.json`, the recording's last file."""
+    index = {
+        "format": FORMAT,
+        "version": VERSION,
+        "seed": seed,
+        "tasks": tasks,
+        "views": list(views),
+        "height": height,
+        "width": width,
+        "fps": CONTROL_HZ,
+        "depth_units_per_metre": 10_000,
+        "clips": list(rows),
+    }
+    unfinished = out / f".{INDEX}.tmp"
+    unfinished.write_text(json.dumps(index, indent=1))
+    unfinished.rename(out / INDEX)
+
+
+def read_index(root: Path) -> dict[str, Any]:
+    """`dataset.json` under `root`; ValueError where there is none, or it is of another kind or version."""
+    path = root / INDEX
+    how = "Record one with `cla sim record --format rgbd --clips 20 --out DIR`."
+    if not path.is_file():
+        if (root / CLIPS).is_dir():
+            raise ValueError(f"{root} holds a recording that was stopped: it has no {INDEX}. {how}")
+        raise ValueError(f"{root} holds no rgbd recording: it has no {INDEX}. {how}")
+    try:
+        index = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}). {how}") from None
+    if not isinstance(index, dict) or (index.get("format"), index.get("version")) != (FORMAT, VERSION):
+        raise ValueError(f"{path} is not of format {FORMAT!r} version {VERSION}. {how}")
+    missing = {"seed", "views", "height", "width", "clips"} - index.keys()
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}. {how}")
+    return index
+
+
+def read_clip_json(folder: Path) -> dict[str, Any]:
+    """A clip's `clip.json`; OSError or ValueError if it cannot be read."""
+    clip = json.loads((folder / "clip.json").read_bytes())
+    if not isinstance(clip, dict):
+        raise ValueError("clip.json is not an object")
+    return clip
+
+
+def read_frame(folder: Path, view: str, index: int) -> tuple[Array, Array]:
+    """Colour u1 [H,W,3] and depth f4 [H,W] of frame `index`; OSError or ValueError if they cannot be read."""
+    rgb = _read_png(folder / view / "rgb" / _frame(index), np.uint8)
+    counts = _read_png(folder / view / "depth" / _frame(index), np.uint16)
+    return rgb, decode_depth(counts)
+
+
+def _frame(index: int) -> str:
+    return f"{index:06d}.png"
+
+
+def _write_png(path: Path, pixels: Array) -> None:
+    Image.fromarray(pixels).save(path, compress_level=4)
+
+
+def _read_png(path: Path, dtype: type[np.generic]) -> Array:
+    with Image.open(path) as image:
+        pixels = np.asarray(image)
+    if pixels.dtype == np.int32 and dtype is np.uint16:  # how older Pillows open 16-bit files
+        pixels = pixels.astype(np.uint16)
+    if pixels.dtype != dtype or pixels.ndim != (3 if dtype is np.uint8 else 2):
+        raise ValueError(f"{path.name} holds {pixels.dtype} {pixels.shape}")
+    return pixels
