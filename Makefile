@@ -29,7 +29,7 @@ lint: install ## ruff and mypy
 	$(BIN)/mypy
 
 test: lint ## ruff, mypy and pytest, in under ten minutes on two cores
-	$(BIN)/pytest -n 2 -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not slow'
 
 test-slow: install ## the checks that take minutes each
 	$(BIN)/pytest -m slow

@@ -14,6 +14,10 @@ class RequestError(Exception):
     """The request was wrong: arguments, config or missing input. The command line answers it with exit code 2."""
 
 
+class FailedError(Exception):
+    """The request was right and the work failed: a full disk, a dead process. Answered with exit code 1."""
+
+
 class Config(BaseModel):
     """Base of every recipe part: frozen, and a misspelt key is an error."""
 

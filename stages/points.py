@@ -111,7 +111,7 @@ def _farthest(candidates: Tensor, xyz_Q3: Tensor, count: int) -> Tensor:
 
 def _voxel_order(xyz_N3: Tensor, voxel: float) -> Tensor:
     """Order that lists the first point of every voxel, then the second of every voxel, and so on; stable."""
-    _, cell = torch.unique(torch.floor(xyz_N3 / voxel).long(), dim=0, return_inverse=True)
+    _, cell = torch.unique(_cell_keys(torch.floor(xyz_N3 / voxel).long()), return_inverse=True)
     by_cell = torch.argsort(cell, stable=True)
     sizes = torch.bincount(cell)
     start = torch.cumsum(sizes, 0) - sizes
@@ -176,14 +176,18 @@ def voxelise(coord_N3: Tensor, rank_N: Tensor, *, grid: float, low: Tensor) -> V
     """
     # float64: at 0.02 a float32 quotient rounds points on a voxel's face to either side
     cell_N3 = torch.floor((coord_N3.double() - low.double()) / grid).long().clamp_(min=0)
-    grid_V3, inverse_N = torch.unique(cell_N3, dim=0, return_inverse=True)
-    by_rank = torch.argsort(rank_N, descending=True)
-    index_V = torch.empty(len(grid_V3), dtype=torch.long, device=coord_N3.device)
-    # ranks descend, so the last write of a voxel is its least rank; a loop-free argmin by group
-    order = by_rank[torch.argsort(inverse_N[by_rank], stable=True)]
-    ends = torch.cumsum(torch.bincount(inverse_N, minlength=len(grid_V3)), 0) - 1
-    index_V[:] = order[ends]
-    return Voxels(index=index_V, grid=grid_V3, inverse=inverse_N)
+    _, inverse_N, count_V = torch.unique(_cell_keys(cell_N3), return_inverse=True, return_counts=True)
+    by_rank = torch.argsort(rank_N)
+    by_voxel = by_rank[torch.argsort(inverse_N[by_rank], stable=True)]  # voxel after voxel, least rank first
+    index_V = by_voxel[torch.cumsum(count_V, 0) - count_V]
+    return Voxels(index=index_V, grid=cell_N3[index_V], inverse=inverse_N)
+
+
+def _cell_keys(cell_N3: Tensor) -> Tensor:
+    """One integer a cell, in the lexicographic order of the cells: `unique` over rows costs 30 times as much."""
+    cell_N3 = cell_N3 - cell_N3.amin(0)
+    sides = cell_N3.amax(0) + 1
+    return (cell_N3[:, 0] * sides[1] + cell_N3[:, 1]) * sides[2] + cell_N3[:, 2]
 
 
 def normals_from_depth(xyz_FHW3: Tensor, extrinsic_F34: Tensor) -> Tensor:

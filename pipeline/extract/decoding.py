@@ -9,6 +9,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
+from pipeline.config import FailedError, RequestError
 from pipeline.sources.base import Source
 
 from data_specs.datasets import ClipRef, FrameSampling
@@ -25,7 +26,7 @@ class Decoded:
     seconds: float
 
 
-class DecodingError(RuntimeError):
+class DecodingError(FailedError):
     """A decoding process died: a codec crashed or the machine ran out of memory."""
 
 
@@ -37,7 +38,7 @@ def decode_ahead(
     `workers` processes decode; 0 means one thread of this process. Raises DecodingError when a process dies.
     """
     if workers < 0:
-        raise ValueError(f"--workers {workers} makes no sense: expected 0 (decode in this process) or more")
+        raise RequestError(f"--workers {workers} makes no sense: expected 0 (decode in this process) or more")
     executor: Executor
     if workers == 0:
         executor = ThreadPoolExecutor(1)

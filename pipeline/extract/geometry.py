@@ -16,6 +16,9 @@ WORLDS = {
     "sensor": "the dataset's world, z up, metres",
 }
 
+FRAMES_A_BATCH = 4
+"""Single frames that go through VGGT together. Fixed, so that a clip gives the same bytes on every run."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
@@ -54,8 +57,10 @@ def _from_sensor(clip: Clip, device: torch.device) -> Geometry:
 
 def _from_vggt(clip: Clip, section: GeometrySection, vggt: VGGTEncoder, device: torch.device) -> Geometry:
     rgb = torch.from_numpy(clip.rgb).to(device).permute(0, 3, 1, 2).float() / 255
-    size = section.window if section.source == "vggt_window" else 1
-    parts = [vggt.encode_window(window) for window in rgb.split(size)]
+    if section.source == "vggt_window":
+        parts = [vggt.encode_window(window) for window in torch.split(rgb, section.window)]
+    else:
+        parts = [vggt(frames) for frames in torch.split(rgb, FRAMES_A_BATCH)]
     return Geometry(
         depth=torch.cat([part.depth_map for part in parts]).float(),
         conf=torch.cat([part.depth_conf for part in parts]).float(),
@@ -78,5 +83,5 @@ def _check(key: str, geometry: Geometry) -> None:
             frame = int(torch.nonzero(~good)[0])
             raise BadClip(
                 key,
-                f"frame {frame} has a {name} that is not finite or not positive; expected usable geometry",
+                f"the {name} of frame {frame} is not finite or not positive; expected usable geometry",
             )

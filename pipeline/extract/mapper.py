@@ -139,7 +139,7 @@ class Mapper:
             with self._autocast(recipe.concerto.dtype):
                 encoded = self.models.concerto(
                     coord=torch.cat([coords[i][voxels[i].index] for i in batch]),
-                    color=torch.cat([rgb_FQ3[i, kept[i]] for i in batch]).float(),
+                    color=torch.cat([rgb_FQ3[i, kept[i]] for i in batch]),
                     normal=torch.cat([normal_FQ3[i, kept[i]] for i in batch]),
                     grid_coord=torch.cat([voxels[i].grid for i in batch]),
                     offset=torch.tensor([len(voxels[i].index) for i in batch], device=device).cumsum(0),

@@ -2,7 +2,6 @@
 
 import sys
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -11,6 +10,14 @@ from pipeline.config import ExtractRecipe, RequestError
 from pipeline.extract.weights import Weights, find_weights, load_into
 from stages import concerto as concerto_stage
 from stages import vggt as vggt_stage
+
+VGGT_CONFIGS = {"vggt_1b": vggt_stage.VGGT_1B, "small": vggt_stage.VGGT_SMALL, "tiny": vggt_stage.VGGT_TINY}
+CONCERTO_CONFIGS = {
+    "base": concerto_stage.BASE,
+    "small": concerto_stage.SMALL,
+    "large": concerto_stage.LARGE,
+    "tiny": concerto_stage.TINY,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +52,11 @@ def choose_device(name: str) -> torch.device:
 
 def find_all(recipe: ExtractRecipe) -> dict[str, Weights]:
     """The weights that the recipe's models need, by role."""
-    wanted = {"concerto": recipe.concerto}
-    roles: dict[str, Any] = {}
+    found = {}
     if recipe.geometry.source != "sensor":
-        roles["vggt"] = find_weights("vggt", recipe.vggt.weights, recipe.vggt.revision)
-    for role, section in wanted.items():
-        roles[role] = find_weights(role, section.weights, section.revision)
-    return roles
+        found["vggt"] = find_weights("vggt", recipe.vggt.weights, recipe.vggt.revision)
+    found["concerto"] = find_weights("concerto", recipe.concerto.weights, recipe.concerto.revision)
+    return found
 
 
 def announce_random(records: tuple[ModelRecord, ...]) -> None:
@@ -75,12 +80,12 @@ def load_models(recipe: ExtractRecipe, device: torch.device) -> FrozenModels:
         concerto=encoder.to(device).eval(),
         device=device,
         records=records,
-        channels=encoder.channels,
+        channels=encoder.out_channels,
     )
 
 
-def _build_vggt(recipe: ExtractRecipe, weights: Weights) -> torch.nn.Module:
-    config = vggt_stage.CONFIGS[recipe.vggt.model]
+def _build_vggt(recipe: ExtractRecipe, weights: Weights) -> vggt_stage.VGGT:
+    config = VGGT_CONFIGS[recipe.vggt.model].to_dict()
     if weights.seed is not None:
         model = vggt_stage.build_vggt(config)
         vggt_stage.init_random(model, weights.seed)
@@ -94,7 +99,7 @@ def _build_vggt(recipe: ExtractRecipe, weights: Weights) -> torch.nn.Module:
 def _build_concerto(recipe: ExtractRecipe, weights: Weights) -> concerto_stage.ConcertoEncoder:
     section = recipe.concerto
     try:
-        config = dict(weights.config) if weights.config else concerto_stage.CONFIGS[section.model]
+        config = dict(weights.config) if weights.config else CONCERTO_CONFIGS[section.model].to_dict()
         if weights.seed is not None:
             model = concerto_stage.build_concerto(config, sparse=section.sparse)
             concerto_stage.init_random(model, weights.seed)

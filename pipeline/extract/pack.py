@@ -114,7 +114,7 @@ def encode_images(rgb_FHW3: Array, kind: str, quality: int) -> Images:
     return Images(data=np.concatenate(encoded), offset=exclusive_sum(np.array([len(e) for e in encoded])))
 
 
-def _quantise(values: Array, dtype: type[np.unsignedinteger]) -> tuple[Array, Array]:  # type: ignore[type-arg]
+def _quantise(values: Array, dtype: type[np.unsignedinteger]) -> tuple[Array, Array]:
     low, high = float(values.min()), float(values.max())
     levels = np.iinfo(dtype).max
     scale = levels / (high - low) if high > low else 0.0

@@ -1,0 +1,309 @@
+"""The command line: reads arguments, calls the rooms, prints. Heavy imports wait until a command needs them.
+
+Exit codes: 0 done; 1 failed; 2 the request was wrong; 3 finished, but too many samples were bad; 130 interrupted.
+"""
+
+import json
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+import typer.core
+
+from pipeline.config import FailedError, RequestError, override
+from pipeline.recipes import EXTRACT, extract_recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pipeline.doctor import Finding
+
+FAILED, WRONG_REQUEST, TOO_MANY_BAD, INTERRUPTED = 1, 2, 3, 130
+
+
+class Answering(typer.core.TyperGroup):
+    """A group that answers what a user can cause with a sentence and an exit code, never with a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except RequestError as error:
+            _say(f"error: {error}")
+            raise typer.Exit(WRONG_REQUEST) from None
+        except FailedError as error:
+            _say(f"error: {error}")
+            raise typer.Exit(FAILED) from None
+        except KeyboardInterrupt:
+            _say("Interrupted.")
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(
+    name="cla",
+    cls=Answering,
+    help="Latent actions from video in 3D: extract frozen features once, then train from shards.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+sim = typer.Typer(
+    help="The simulated tabletop world.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
+)
+bench = typer.Typer(help="Measure, print tables, write JSON.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(sim, name="sim")
+app.add_typer(bench, name="bench")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:0.")]
+
+
+def main() -> None:
+    """Entry point of the `cla` command."""
+    signal.signal(signal.SIGTERM, _terminate)
+    app()
+
+
+@app.command(
+    epilog="Example:  cla extract --dataset ssv2 --root /data/ssv2 --out s3://bucket/ssv2 --recipe full frames.fps=3"
+)
+def extract(
+    dataset: Annotated[str, typer.Option(help="ssv2, video or tabletop.")],
+    out: Annotated[str, typer.Option(help="The store: a new folder or fsspec URL.")] = "",
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe overrides.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Where the dataset's files are.")] = None,
+    recipe: Annotated[str, typer.Option(help=f"{', '.join(EXTRACT)}.")] = "full",
+    split: Annotated[str | None, typer.Option(help="One split only; all without it.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first N clips only.")] = None,
+    store_format: Annotated[str, typer.Option("--format", help="zarr or webdataset.")] = "zarr",
+    workers: Annotated[int, typer.Option(min=0, help="Decoding processes; 0: in this one.")] = 1,
+    device: Device = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the store.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the store.")] = False,
+    retry_rejected: Annotated[bool, typer.Option("--retry-rejected", help="With --resume: try bad clips again.")] = False,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print the recipe and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run the frozen models over a dataset, once, into a store of shards.
+
+    Overrides are dotted recipe keys (--print-config shows all), or dataset.OPTION=VALUE for the dataset.
+    """
+    assignments = overrides or []
+    options = dict(a.removeprefix("dataset.").split("=", 1) for a in assignments if _is_dataset_option(a))
+    chosen = override(extract_recipe(recipe), [a for a in assignments if not _is_dataset_option(a)])
+    if print_config:
+        _print_json(chosen.model_dump(mode="json"))
+        return
+    if not out:
+        raise RequestError("Missing --out: where the store is to be, a new folder or fsspec URL.")
+    if store_format not in ("zarr", "webdataset"):
+        raise RequestError(f"--format {store_format} is unknown: expected zarr or webdataset.")
+    if resume and overwrite:
+        raise RequestError("--resume keeps what is there and --overwrite removes it: give one of them.")
+    if retry_rejected and not resume:
+        raise RequestError("--retry-rejected goes on with an existing store: give it together with --resume.")
+
+    from pipeline.extract.progress import reporter
+    from pipeline.extract.runner import ExtractRequest, run_extract
+
+    request = ExtractRequest(
+        dataset=dataset,
+        root=root,
+        split=split,
+        options=options,
+        limit=limit,
+        out=out,
+        format="zarr" if store_format == "zarr" else "webdataset",
+        recipe=chosen,
+        workers=workers,
+        device=device,
+        mode="resume" if resume else "overwrite" if overwrite else "new",
+        retry_rejected=retry_rejected,
+    )
+    with reporter() as report:
+        summary = run_extract(request, report)
+    if as_json:
+        _print_json(summary.as_json())
+    else:
+        _print_lines(summary.lines())
+    if summary.too_many_bad:
+        raise typer.Exit(TOO_MANY_BAD)
+
+
+def _is_dataset_option(assignment: str) -> bool:
+    return assignment.startswith("dataset.") and "=" in assignment
+
+
+@app.command("inspect-shards", epilog="Example:  cla inspect-shards stores/ssv2 --verify --html ssv2.html")
+def inspect_shards(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="A folder or fsspec URL.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Check every checksum and rule.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a self-contained page.")] = None,
+    rerun: Annotated[Path | None, typer.Option(help="Write a Rerun recording (.rrd), with the [viz] extra.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a store holds, what it was made from, and whether it is whole. Exit code 1 if anything is damaged."""
+    from pipeline import inspect_shards as room
+
+    summary = room.inspect_store(store, verify=verify)
+    if html is not None:
+        from pipeline.inspect_html import write_page
+
+        write_page(store, summary, html)
+        _say(f"wrote {html}")
+    if rerun is not None:
+        from pipeline.inspect_rerun import write_recording
+
+        write_recording(store, rerun)
+        _say(f"wrote {rerun}")
+    if as_json:
+        _print_json(summary.as_json())
+    else:
+        _print_lines(summary.lines())
+    if summary.damages:
+        raise typer.Exit(FAILED)
+
+
+@sim.command("record", epilog="Example:  cla sim record --format ssv2 --clips 20 --seed 1 --out data/ssv2")
+def sim_record(
+    out: Annotated[Path, typer.Option(help="A new folder.")],
+    data_format: Annotated[str, typer.Option("--format", help="ssv2 or rgbd.")] = "rgbd",
+    clips: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other clips.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder.")] = False,
+) -> None:
+    """Write episodes of the tabletop world as a dataset's real files."""
+    from pipeline.sim.record import record
+
+    with _progress_bar("record", clips) as advance:
+        try:
+            record(data_format, out, clips=clips, seed=seed, overwrite=overwrite, progress=advance)
+        except ValueError as error:
+            raise RequestError(str(error)) from None
+    _say(f"wrote {clips} clips to {out}")
+
+
+@app.command(epilog="Example:  cla doctor --json")
+def doctor(
+    folder: Annotated[Path, typer.Option(help="Where stores will be written.")] = Path(),
+    as_json: Json = False,
+) -> None:
+    """Check versions, device, optional packages, weights and disk; every line is fine or names its remedy."""
+    from pipeline.doctor import examine
+
+    if not folder.is_dir():
+        raise RequestError(f"--folder {folder} is not a folder: create it, or name one that is there.")
+    findings = examine(folder)
+    if as_json:
+        _print_json({"findings": [finding.as_json() for finding in findings]})
+    else:
+        _print_lines(_doctor_lines(findings))
+    if any(finding.state == "bad" for finding in findings):
+        raise typer.Exit(FAILED)
+
+
+def _doctor_lines(findings: "Iterable[Finding]") -> "Iterable[str]":
+    marks = {"ok": "ok  ", "note": "note", "bad": "BAD "}
+    for finding in findings:
+        yield f"{marks[finding.state]}  {finding.what:32} {finding.found}"
+        if finding.remedy:
+            yield f"      {'':32} -> {finding.remedy}"
+
+
+@app.command(epilog="Example:  cla demo --out demo")
+def demo(
+    out: Annotated[Path, typer.Option(help="A folder; what an earlier demo left in it is replaced.")] = Path("demo"),
+    clips: Annotated[int, typer.Option(min=1, help="How many simulated videos.")] = 12,
+) -> None:
+    """Go from simulated videos to a verified feature store and a page to open, on a CPU, in minutes."""
+    from pipeline.demo import run_demo
+
+    _print_lines(run_demo(out, clips=clips))
+
+
+@bench.command("extract", epilog="Example:  cla bench extract --recipe tiny --json-file bench.json")
+def bench_extract(
+    recipe: Annotated[str, typer.Option(help=f"{', '.join(EXTRACT)}.")] = "tiny",
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe overrides.")] = None,
+    device: Device = "auto",
+    frames: Annotated[int, typer.Option(min=1, help="Frames a round.")] = 8,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")] = 3,
+    json_file: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
+) -> None:
+    """Time the frozen models, stage by stage, on generated clips."""
+    from pipeline.bench.extract import bench_extract as measure
+
+    table = measure(override(extract_recipe(recipe), overrides or []), device=device, frames=frames, rounds=rounds)
+    _finish_bench(table.lines(), table.as_json(), json_file)
+
+
+@bench.command("store", epilog="Example:  cla bench store --json-file bench.json")
+def bench_store(
+    clips: Annotated[int, typer.Option(min=1, help="Clips of the measured store.")] = 64,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")] = 5,
+    json_file: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
+) -> None:
+    """Size of a store by array and speed of its readers, beside a memory copy and the dense layout."""
+    from pipeline.bench.store import bench_store as measure
+
+    table = measure(clips=clips, rounds=rounds)
+    _finish_bench(table.lines(), table.as_json(), json_file)
+
+
+@bench.command("points", epilog="Example:  cla bench points --root data/ssv2 --recipe tiny")
+def bench_points(
+    dataset: Annotated[str, typer.Option(help="Which dataset's clips.")] = "tabletop",
+    root: Annotated[Path | None, typer.Option(help="Where its files are.")] = None,
+    recipe: Annotated[str, typer.Option(help=f"{', '.join(EXTRACT)}.")] = "tiny",
+    clips: Annotated[int, typer.Option(min=1, help="How many clips.")] = 6,
+    json_file: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
+) -> None:
+    """Count the coarse tokens N' a frame for every normalisation, scope, sampling and geometry."""
+    from pipeline.bench.points import bench_points as measure
+
+    table = measure(dataset, root=root, recipe=extract_recipe(recipe), clips=clips)
+    _finish_bench(table.lines(), table.as_json(), json_file)
+
+
+def _finish_bench(lines: "Iterable[str]", figures: dict[str, Any], json_file: Path | None) -> None:
+    _print_lines(lines)
+    if json_file is not None:
+        json_file.write_text(json.dumps(figures, indent=1) + "\n")
+        _say(f"wrote {json_file}")
+
+
+def _progress_bar(title: str, total: int) -> Any:
+    from contextlib import contextmanager
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    @contextmanager
+    def bar() -> Any:
+        with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+            task = progress.add_task(title, total=total)
+            yield lambda: progress.advance(task)
+
+    return bar()
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def _print_lines(lines: "Iterable[str]") -> None:
+    for line in lines:
+        sys.stdout.write(line + "\n")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
