@@ -1,0 +1,253 @@
+"""Files of a store in a local folder or behind any fsspec URL: written whole to a temporary name, then renamed."""
+
+import errno
+import io
+import mmap
+import os
+import tempfile
+import uuid
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.store.errors import StoreError, StoreRequestError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+TEMPORARY = ".tmp-"
+"""What marks a file that is being written; a killed run leaves such names and nothing else half done."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_EXTRAS = {"s3": "s3", "s3a": "s3"}
+
+
+class ByteSource(Protocol):
+    """A file that is read in ranges."""
+
+    size: int
+
+    def read(self, start: int, length: int) -> memoryview:
+        """Bytes start:start+length; the caller has checked that they are inside."""
+        ...
+
+
+class MappedFile:
+    """A local file in memory by mmap: reading copies nothing, and the page cache is shared by all processes."""
+
+    def __init__(self, path: str) -> None:
+        with Path(path).open("rb") as file:
+            self.size = os.fstat(file.fileno()).st_size
+            self._view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if self.size else b"")
+
+    def read(self, start: int, length: int) -> memoryview:
+        """A view of the mapped bytes."""
+        return self._view[start : start + length]
+
+
+class RemoteFile:
+    """A file behind fsspec. A large read is one ranged request; small ones share blocks, of which a few are kept."""
+
+    BLOCK = 1 << 16
+    KEPT = 64
+
+    def __init__(self, fs: Any, path: str) -> None:
+        self._fs, self._path = fs, path
+        self._blocks: OrderedDict[int, bytes] = OrderedDict()
+        self.size = int(fs.info(path)["size"])
+
+    def read(self, start: int, length: int) -> memoryview:
+        """The bytes of at most two requests."""
+        first, last = start // self.BLOCK, (start + length - 1) // self.BLOCK
+        if length == 0 or last - first > 1:
+            return memoryview(self._fs.cat_file(self._path, start=start, end=start + length) if length else b"")
+        data = b"".join(self._block(number) for number in range(first, last + 1))
+        return memoryview(data)[start - first * self.BLOCK :][:length]
+
+    def _block(self, number: int) -> bytes:
+        if number not in self._blocks:
+            end = min((number + 1) * self.BLOCK, self.size)
+            self._blocks[number] = bytes(self._fs.cat_file(self._path, start=number * self.BLOCK, end=end))
+        self._blocks.move_to_end(number)
+        while len(self._blocks) > self.KEPT:
+            self._blocks.popitem(last=False)
+        return self._blocks[number]
+
+
+class SourceIO(io.RawIOBase):
+    """A `ByteSource` as a file object for libraries that want one."""
+
+    def __init__(self, source: ByteSource) -> None:
+        self._source, self._at = source, 0
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move; OSError before the start, as files do."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._source.size}[whence]
+        if base + offset < 0:
+            raise OSError(errno.EINVAL, "seek before the start of the file")
+        self._at = base + offset
+        return self._at
+
+    def tell(self) -> int:
+        """Where the next read starts."""
+        return self._at
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        """Fill `buffer` as far as the file goes."""
+        target = memoryview(buffer).cast("B")
+        length = max(0, min(len(target), self._source.size - self._at))
+        target[:length] = self._source.read(self._at, length)
+        self._at += length
+        return length
+
+
+@dataclass(frozen=True)
+class StoreFiles:
+    """Files by their name relative to `url`. Holds no handle, so that it can be pickled and forked."""
+
+    url: str
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the store is a folder of this machine."""
+        return isinstance(self._fs_root()[0], LocalFileSystem)
+
+    def path(self, name: str) -> str:
+        """Where a file is, in its file system."""
+        return f"{self._fs_root()[1].rstrip('/')}/{name}" if name else self._fs_root()[1]
+
+    def _fs_root(self) -> tuple[Any, str]:
+        # fsspec caches instances by process, so that asking again is cheap and a forked worker gets its own
+        try:
+            fs, root = fsspec.core.url_to_fs(self.url)
+        except ImportError as error:
+            protocol = self.url.partition("://")[0]
+            extra = _EXTRAS.get(protocol)
+            remedy = f"pip install 'concerto-laq[{extra}]'" if extra else f"install what fsspec asks for ({error})"
+            raise StoreRequestError(f"{self.url} needs a package that is not installed: {remedy}.") from error
+        except ValueError as error:
+            raise StoreRequestError(f"{self.url} is no folder and no URL that fsspec knows ({error}).") from error
+        return fs, str(root)
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file or folder."""
+        return bool(self._fs_root()[0].exists(self.path(name)))
+
+    def names(self, folder: str = "") -> list[str]:
+        """Names in a folder, sorted; empty where there is no folder."""
+        fs, _ = self._fs_root()
+        fs.invalidate_cache()
+        try:
+            entries = fs.ls(self.path(folder), detail=False)
+        except FileNotFoundError:
+            return []
+        except NotADirectoryError:
+            raise StoreRequestError(f"{self.url} is a file: expected a folder.") from None
+        own = self.path(folder).rstrip("/")
+        return sorted({str(e).rstrip("/").rsplit("/", 1)[-1] for e in entries if str(e).rstrip("/") != own})
+
+    def read_bytes(self, name: str) -> bytes:
+        """A whole file. FileNotFoundError where there is none."""
+        return bytes(self._fs_root()[0].cat_file(self.path(name)))
+
+    def read_many(self, names: list[str]) -> dict[str, bytes]:
+        """Whole files; a remote file system fetches them together."""
+        if self.is_local or not names:
+            return {name: self.read_bytes(name) for name in names}
+        found = self._fs_root()[0].cat([self.path(name) for name in names])
+        by_name = {path.rsplit("/", 1)[-1]: data for path, data in found.items()}
+        return {name: by_name[name.rsplit("/", 1)[-1]] for name in names}
+
+    def source(self, name: str) -> ByteSource:
+        """Open a file for reading in ranges."""
+        return MappedFile(self.path(name)) if self.is_local else RemoteFile(self._fs_root()[0], self.path(name))
+
+    def remove(self, name: str) -> None:
+        """Remove a file, or an empty folder."""
+        with self._explained(name):
+            self._fs_root()[0].rm(self.path(name))
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Write a small file so that it is there whole or not at all."""
+        with self.new_file(name) as path:
+            _write(path, data)
+
+    @contextmanager
+    def new_file(self, name: str) -> Iterator[Path]:
+        """A local path to write; when the block ends well the file has its name, else nothing is left of it.
+
+        In a local store the path is in the same folder, is synced and renamed; a remote store gets the finished file
+        by upload to a temporary name. StoreError says in a sentence what could not be written.
+        """
+        with self._explained(name):
+            if not self.is_local:
+                with tempfile.TemporaryDirectory(prefix="cla-") as folder:
+                    path = Path(folder) / "file"
+                    yield path
+                    self._upload(path, name)
+                return
+            target = Path(self.path(name))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path = target.with_name(target.name + TEMPORARY + uuid.uuid4().hex[:8])
+            try:
+                yield path
+                _sync(path)
+                path.replace(target)
+                _sync(target.parent)
+            finally:
+                path.unlink(missing_ok=True)
+
+    def _upload(self, path: Path, name: str) -> None:
+        fs, _ = self._fs_root()
+        target = self.path(name)
+        temporary = target + TEMPORARY + uuid.uuid4().hex[:8]
+        try:
+            fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+            fs.put_file(str(path), temporary)
+            if int(fs.info(temporary)["size"]) != path.stat().st_size:
+                raise StoreError(f"{self.url}/{name} arrived cut short. Nothing of it was kept: try again.")
+            fs.mv(temporary, target)
+        finally:
+            if fs.exists(temporary):
+                fs.rm(temporary)
+
+    @contextmanager
+    def _explained(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            where = f"{self.url.rstrip('/')}/{name}"
+            if error.errno in _FULL:
+                raise StoreError(
+                    f"No room to write {where} ({error.strerror}). Nothing of it was kept, shards committed before are "
+                    "whole: free some space, then go on with --resume."
+                ) from error
+            raise StoreError(f"Could not write {where}: {error.strerror or error}.") from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or a folder to the disk, so that a rename never survives what it names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

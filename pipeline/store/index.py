@@ -1,0 +1,80 @@
+"""`index.parquet`: a row a clip, rebuilt from the sidecars at any time."""
+
+import io
+import itertools
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_specs.shards import SCHEMA_VERSION, Sidecar
+from pipeline.store.errors import ShardError, StoreError
+
+INDEX_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("row", pa.int32(), nullable=False),
+        pa.field("frames", pa.int32(), nullable=False),
+        pa.field("first_time", pa.float64(), nullable=False),
+        pa.field("last_time", pa.float64(), nullable=False),
+        pa.field("time", pa.list_(pa.field("item", pa.float64(), nullable=False)), nullable=False),
+        pa.field("digest", pa.string(), nullable=False),
+    ]
+)
+"""Columns of the index: `row` is the clip's place in its shard, `time` the times of its frames in seconds."""
+
+
+def index_table(sidecars: Sequence[Sidecar]) -> Any:
+    """The index as a `pyarrow.Table`, sorted by key, so that it is the same for every shard size but for shard and row.
+
+    Raises ShardError when a key is in two shards.
+    """
+    rows = sorted((row.key, sidecar.shard, i, row) for sidecar in sidecars for i, row in enumerate(sidecar.rows))
+    for (key, shard, *_), (other, second, *_) in itertools.pairwise(rows):
+        if key == other:
+            raise ShardError(second, None, f"holds clip {key!r}, which shard {shard} holds already")
+    shards = sorted(sidecar.shard for sidecar in sidecars)
+    metadata = {"cla_schema_version": str(SCHEMA_VERSION), "cla_shards": json.dumps(shards)}
+    return pa.Table.from_pydict(
+        {
+            "key": [key for key, *_ in rows],
+            "split": [row.split for *_, row in rows],
+            "text": [row.text for *_, row in rows],
+            "shard": [shard for _, shard, *_ in rows],
+            "row": [i for _, _, i, _ in rows],
+            "frames": [row.frames for *_, row in rows],
+            "first_time": [row.time[0] for *_, row in rows],
+            "last_time": [row.time[-1] for *_, row in rows],
+            "time": [list(row.time) for *_, row in rows],
+            "digest": [row.digest for *_, row in rows],
+        },
+        schema=INDEX_SCHEMA.with_metadata(metadata),
+    )
+
+
+def index_bytes(table: Any) -> bytes:
+    """The file: the same bytes for the same table."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", version="2.6", use_dictionary=["split", "text", "shard"])
+    return sink.getvalue()
+
+
+def read_index(data: bytes) -> Any:
+    """The table of a file. StoreError when it is not one of ours."""
+    try:
+        table = pq.read_table(pa.BufferReader(data))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise StoreError(f"index.parquet cannot be read ({error})") from error
+    if not table.schema.equals(INDEX_SCHEMA) or b"cla_shards" not in (table.schema.metadata or {}):
+        raise StoreError("index.parquet has other columns than this version writes")
+    return table
+
+
+def index_shards(table: Any) -> list[str]:
+    """Names of the shards that an index was made from, those without clips included."""
+    return list(json.loads(table.schema.metadata[b"cla_shards"]))

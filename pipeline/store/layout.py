@@ -1,0 +1,247 @@
+"""Where the parts of a store are, which shards are committed, and who may write to it."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from data_specs.shards import SCHEMA_VERSION, SUFFIX, Manifest, Rejected, Sidecar, differing_keys
+from pipeline.store.errors import ShardError, StoreError, StoreRequestError
+from pipeline.store.files import TEMPORARY, ByteSource, StoreFiles
+from pipeline.store.index import index_bytes, index_shards, index_table, read_index
+
+MANIFEST, INDEX, REJECTED, SHARDS = "manifest.json", "index.parquet", "rejected.jsonl", "shards"
+
+Mode = Literal["new", "resume", "overwrite"]
+SpecT = TypeVar("SpecT", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class StoreLayout:
+    """A store that exists: its URL and its manifest. Holds no handle; picklable, safe to fork.
+
+    Shards are named by whoever writes them (`000012`); names sort in the order in which the store reads them.
+    """
+
+    url: str
+    manifest: Manifest
+
+    @classmethod
+    def create(cls, url: str, manifest: Manifest, mode: Mode = "new") -> "StoreLayout":
+        """Start a store, or go on with it.
+
+        Args:
+            url: a folder or any fsspec URL.
+            manifest: what it is to be made from.
+            mode: `new` refuses a store that exists, `resume` goes on with one that is made from the same (and starts
+                one where there is none), `overwrite` removes what a store there holds.
+
+        Raises:
+            StoreRequestError: a store exists, is made from something else, or the folder holds other things.
+        """
+        files = StoreFiles(str(url))
+        if not files.exists(MANIFEST):
+            _refuse_foreign(files)
+        elif mode == "new":
+            raise StoreRequestError(
+                f"There is a store at {url} already: go on with it by --resume, replace it by --overwrite, or name "
+                "another --out."
+            )
+        elif mode == "resume":
+            _refuse_other(url, cls.open(url).manifest, manifest)
+            return replace(cls.open(url))
+        else:
+            _clear(files)
+        layout = cls(url=str(url), manifest=manifest)
+        files.write_bytes(MANIFEST, _pretty(manifest))
+        return layout
+
+    @classmethod
+    def open(cls, url: str) -> "StoreLayout":
+        """An existing store. StoreRequestError when there is none, or it has another schema version."""
+        files = StoreFiles(str(url))
+        try:
+            data = files.read_bytes(MANIFEST)
+        except (FileNotFoundError, NotADirectoryError):
+            what = "There is nothing" if not files.exists("") else "There is no manifest.json"
+            raise StoreRequestError(
+                f"{what} at {url}: expected a store, a folder that `cla extract --out {url}` has written."
+            ) from None
+        return cls(url=str(url), manifest=_parse(Manifest, data, f"{url}/{MANIFEST}"))
+
+    @property
+    def files(self) -> StoreFiles:
+        """The files of the store."""
+        return StoreFiles(self.url)
+
+    def committed(self) -> list[str]:
+        """Names of the committed shards, sorted: those that have a sidecar."""
+        names = self.files.names(SHARDS)
+        return sorted(n.removesuffix(".json") for n in names if n.endswith(".json") and TEMPORARY not in n)
+
+    def sidecar(self, shard: str) -> Sidecar:
+        """The sidecar of a committed shard. ShardError when it is damaged."""
+        return self._sidecar(shard, self.files.read_bytes(sidecar_name(shard)))
+
+    def sidecars(self) -> list[Sidecar]:
+        """All sidecars, by shard name."""
+        shards = self.committed()
+        data = self.files.read_many([sidecar_name(shard) for shard in shards])
+        return [self._sidecar(shard, data[sidecar_name(shard)]) for shard in shards]
+
+    def _sidecar(self, shard: str, data: bytes) -> Sidecar:
+        try:
+            sidecar = _parse(Sidecar, data, sidecar_name(shard))
+        except StoreError as error:
+            raise ShardError(shard, None, f"its sidecar is damaged ({error})") from error
+        if sidecar.shard != shard or sidecar.format != self.manifest.format:
+            raise ShardError(shard, None, f"its sidecar is of shard {sidecar.shard}, format {sidecar.format}")
+        return sidecar
+
+    def done_keys(self) -> set[str]:
+        """Keys of the clips that are in committed shards."""
+        return {row.key for sidecar in self.sidecars() for row in sidecar.rows}
+
+    def rejected(self) -> list[Rejected]:
+        """Clips that were bad when last tried, by key; those that a later shard holds are left out."""
+        return current_rejections(self.sidecars())
+
+    def data_name(self, shard: str) -> str:
+        """Name of a shard's data file, relative to the store."""
+        return f"{SHARDS}/{shard}{SUFFIX[self.manifest.format]}"
+
+    def source(self, shard: str) -> ByteSource:
+        """A shard's data file, for reading. ShardError when it is missing."""
+        try:
+            return self.files.source(self.data_name(shard))
+        except FileNotFoundError:
+            raise ShardError(shard, None, f"its data file {self.data_name(shard)} is missing") from None
+
+    def index(self) -> Any:
+        """The index as a `pyarrow.Table`: from its file where that is up to date, else from the sidecars."""
+        files, shards = self.files, self.committed()
+        try:
+            table = read_index(files.read_bytes(INDEX))
+            if index_shards(table) == shards:
+                return table
+        except (FileNotFoundError, StoreError):
+            pass  # the index is a cache: the sidecars say the same
+        return index_table(self.sidecars())
+
+    def write_index(self) -> None:
+        """Rebuild `index.parquet` from the sidecars."""
+        self.files.write_bytes(INDEX, index_bytes(index_table(self.sidecars())))
+
+    def write_rejected(self) -> None:
+        """Rebuild `rejected.jsonl` from the sidecars: a line {key, reason} a clip, by key; empty when none is bad."""
+        self.files.write_bytes(REJECTED, rejected_bytes(self.rejected()))
+
+    def with_statistics(self, statistics: dict[str, Any]) -> "StoreLayout":
+        """Write the manifest anew with statistics of state and action."""
+        layout = replace(self, manifest=self.manifest.model_copy(update={"statistics": statistics}))
+        layout.files.write_bytes(MANIFEST, _pretty(layout.manifest))
+        return layout
+
+    def remove_leftovers(self) -> list[str]:
+        """Remove what a killed run left: temporary files, and data files without a sidecar. Returns their names.
+
+        For the one process that is about to write, before its writers start.
+        """
+        committed = set(self.committed())
+        gone = []
+        for folder in ("", SHARDS):
+            for name in self.files.names(folder):
+                stem = name.removesuffix(SUFFIX[self.manifest.format])
+                uncommitted = folder == SHARDS and stem != name and stem not in committed
+                if TEMPORARY in name or uncommitted:
+                    gone.append(f"{folder}/{name}" if folder else name)
+        for name in gone:
+            self.files.remove(name)
+        return gone
+
+
+def sidecar_name(shard: str) -> str:
+    """Name of a shard's sidecar, relative to the store."""
+    return f"{SHARDS}/{shard}.json"
+
+
+def current_rejections(sidecars: Iterable[Sidecar]) -> list[Rejected]:
+    """The last rejection of each clip that no shard holds, by key."""
+    sidecars = list(sidecars)
+    done = {row.key for sidecar in sidecars for row in sidecar.rows}
+    last = {bad.key: bad for sidecar in sidecars for bad in sidecar.rejected}
+    return [last[key] for key in sorted(last) if key not in done]
+
+
+def rejected_bytes(rejected: Iterable[Rejected]) -> bytes:
+    """The content of `rejected.jsonl`."""
+    return "".join(json.dumps(bad.model_dump(), ensure_ascii=False) + "\n" for bad in rejected).encode()
+
+
+def sidecar_bytes(sidecar: Sidecar) -> bytes:
+    """The content of a sidecar file."""
+    return (json.dumps(sidecar.model_dump(mode="json"), allow_nan=False) + "\n").encode()
+
+
+def _pretty(manifest: Manifest) -> bytes:
+    return (json.dumps(manifest.model_dump(mode="json"), indent=1, allow_nan=False) + "\n").encode()
+
+
+def _parse(spec: type[SpecT], data: bytes, where: str) -> SpecT:
+    """JSON as `spec`, the schema version first: a store of another version is refused before it is misread."""
+    try:
+        values = json.loads(data)
+    except ValueError as error:
+        raise StoreError(f"{where} is no JSON ({error}).") from error
+    version = values.get("schema_version") if isinstance(values, dict) else None
+    if not isinstance(version, int):
+        raise StoreRequestError(f"{where} names no schema version: it is not part of a store.")
+    if version != SCHEMA_VERSION:
+        remedy = (
+            "install the version of concerto-laq that wrote it"
+            if version > SCHEMA_VERSION
+            else "extract it anew, or install the older version of concerto-laq that wrote it"
+        )
+        raise StoreRequestError(
+            f"{where} has schema version {version}, this program reads version {SCHEMA_VERSION}: {remedy}."
+        )
+    try:
+        return spec.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = ".".join(str(part) for part in first["loc"])
+        raise StoreError(f"{where} does not fit the schema: {at}: {first['msg'].lower()}.") from error
+
+
+def _refuse_other(url: str, old: Manifest, new: Manifest) -> None:
+    names = differing_keys(old, new)
+    if names:
+        raise StoreRequestError(
+            f"The store at {url} was made with other settings; these differ: {', '.join(names)}. Give the same ones to "
+            "--resume, replace the store by --overwrite, or name another --out."
+        )
+
+
+def _refuse_foreign(files: StoreFiles) -> None:
+    others = [name for name in files.names() if TEMPORARY not in name and name != SHARDS]
+    if not others and not files.names(SHARDS):
+        return
+    shown = ", ".join((others or [SHARDS])[:3])
+    raise StoreRequestError(f"{files.url} is not empty and is no store (it holds {shown}): name another --out.")
+
+
+def _clear(files: StoreFiles) -> None:
+    """Remove a store's content. The manifest goes last, by replacement, so that a killed run can be tried again."""
+    for name in (INDEX, REJECTED):
+        if files.exists(name):
+            files.remove(name)
+    suffixes = (".json", *SUFFIX.values())
+    names = [name for name in files.names(SHARDS) if name.endswith(suffixes) or TEMPORARY in name]
+    # sidecars first: a shard is not committed before it is gone
+    for name in sorted(names, key=lambda name: not name.endswith(".json")):
+        files.remove(f"{SHARDS}/{name}")
+    for name in files.names():
+        if TEMPORARY in name:
+            files.remove(name)

@@ -1,0 +1,224 @@
+"""A shard as one tar that plain `webdataset.WebDataset` reads: a sample a clip, the same bytes for the same clips.
+
+Members of clip KEY, contiguous and in schema order: `KEY.json` (key, split, text, frames, schema version),
+`KEY.tokens.feat.npy` and so on for every array, and `KEY.points.npz` (deflate) for the four arrays of the points.
+WebDataset takes the key up to the first dot; keys hold none.
+"""
+
+import io
+import json
+import tarfile
+import zipfile
+import zlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from data_specs.arrays import Array
+from data_specs.records import ClipRecord
+from data_specs.shards import ARRAYS, CLIP_OFFSET, SCHEMA_VERSION
+from pipeline.store.columns import offset_name, record_arrays
+from pipeline.store.errors import ShardError
+from pipeline.store.files import ByteSource, SourceIO
+from pipeline.store.rules import offset_problem
+from pipeline.store.shard import ShardReader, as_array
+
+_POINTS = "points.npz"
+_KEPT = 8
+"""Decompressed arrays of points that are kept, for frames of one clip read one after the other."""
+
+
+def write_tar(path: Path, records: Sequence[ClipRecord]) -> dict[str, int]:
+    """Write the clips to a new file; the bytes that each array takes in it."""
+    sizes = {CLIP_OFFSET.name: 0}
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        for record in records:
+            meta = {
+                "schema_version": SCHEMA_VERSION,
+                "key": record.key,
+                "split": record.split,
+                "text": record.text,
+                "frames": len(record),
+            }
+            _add(archive, f"{record.key}.json", json.dumps(meta).encode())
+            arrays = record_arrays(record)
+            points = {name: array for name, array in arrays.items() if name.startswith("points/")}
+            packed, compressed = _pack(points)
+            for name, array in arrays.items():
+                if name not in points:
+                    data = _npy(array)
+                    _add(archive, f"{record.key}.{name.replace('/', '.')}.npy", data)
+                    sizes[name] = sizes.get(name, 0) + len(data)
+            _add(archive, f"{record.key}.{_POINTS}", packed)
+            for name, size in compressed.items():
+                sizes[name] = sizes.get(name, 0) + size
+    return sizes
+
+
+def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    entry = tarfile.TarInfo(name)  # owner 0, time 0, mode 644: nothing of the machine
+    entry.size = len(data)
+    archive.addfile(entry, io.BytesIO(data))
+
+
+def _npy(array: Array) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _pack(arrays: dict[str, Array]) -> tuple[bytes, dict[str, int]]:
+    """An `.npz` without the time of writing, and the compressed bytes of each array."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, array in arrays.items():
+            entry = zipfile.ZipInfo(f"{name.removeprefix('points/')}.npy", (1980, 1, 1, 0, 0, 0))
+            archive.writestr(entry, _npy(array), zipfile.ZIP_DEFLATED)
+        sizes = {name: info.compress_size for name, info in zip(arrays, archive.infolist(), strict=True)}
+    return buffer.getvalue(), sizes
+
+
+class TarShard(ShardReader):
+    """A shard of format `webdataset`. Raises ShardError when the tar, a header or an offset is damaged.
+
+    Offsets of a clip are checked when the clip is first touched. Over a remote file the whole tar is walked to find
+    its members: prefer zarr shards for random access from afar.
+    """
+
+    def __init__(self, source: ByteSource, name: str) -> None:
+        self.name = name
+        self._source = source
+        self._members = self._walk()
+        self.keys = tuple(self._members)
+        self._offsets: dict[tuple[str, int], Array] = {}
+        self._points: OrderedDict[tuple[str, int], Array] = OrderedDict()
+        self._heads: dict[tuple[str, int], tuple[int, np.dtype[Any], tuple[int, ...]]] = {}
+        found = {array for members in self._members.values() for array in members}
+        self.arrays = tuple([n for n in ARRAYS if n in found] + sorted(found - set(ARRAYS) - {"json"}))
+        for array, spec in ARRAYS.items():
+            if array not in found and not spec.optional:
+                raise ShardError(self.name, array, "is missing")
+        self.lengths = np.array([self._shape("time", clip)[0] for clip in range(len(self.keys))], dtype=np.int64)
+
+    def offset(self, name: str, clip: int) -> Array:
+        """Rows of a clip's frames, checked at first."""
+        known = self._offsets.get((name, clip))
+        if known is None:
+            known = np.array(self._rows(name, clip, 0, self._shape(name, clip)[0]))
+            rows = next(self._shape(n, clip)[0] for n in self.arrays if n != name and offset_name(n) == name)
+            if len(known) != self.lengths[clip] + 1:
+                problem: str | None = f"has {len(known)} entries for {self.lengths[clip]} frames"
+            else:
+                problem = offset_problem(known, rows)
+            if problem:
+                raise ShardError(self.name, name, f"clip {self.keys[clip]}: {problem}")
+            self._offsets[name, clip] = known
+        return known
+
+    def length(self, name: str, clip: int) -> int:
+        """Rows of a clip."""
+        self._need(name)
+        return self._shape(name, clip)[0]
+
+    def rows(self, name: str, clip: int, start: int, stop: int) -> Array:
+        """Rows of a clip: a view of the file, or decompressed points."""
+        self._need(name)
+        if name.startswith("points/"):
+            return self._clip_points(name, clip)[start:stop]
+        return self._rows(name, clip, start, stop)
+
+    def _rows(self, name: str, clip: int, start: int, stop: int) -> Array:
+        begin, dtype, shape = self._head(name, clip)
+        row = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
+        data = self._source.read(begin + start * row, (stop - start) * row)
+        return as_array(data, dtype, (stop - start, *shape[1:]))
+
+    def _shape(self, name: str, clip: int) -> tuple[int, ...]:
+        if name.startswith("points/"):
+            return (int(self.lengths[clip]),)
+        return self._head(name, clip)[2]
+
+    def _head(self, name: str, clip: int) -> tuple[int, "np.dtype[Any]", tuple[int, ...]]:
+        """Start of the data, dtype and shape of an `.npy` member."""
+        known = self._heads.get((name, clip))
+        if known is None:
+            start, size = self._member(name, clip)
+            head = io.BytesIO(self._source.read(start, min(size, 4096)))
+            try:
+                shape, dtype = _read_head(head)
+            except ValueError as error:
+                raise self._damaged(name, clip, f"its .npy header is damaged ({error})") from error
+            if name in ARRAYS and dtype != np.dtype(ARRAYS[name].dtype):
+                raise self._damaged(name, clip, f"has dtype {dtype}, expected {np.dtype(ARRAYS[name].dtype)}")
+            expected = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+            if not shape or size - head.tell() != expected:
+                raise self._damaged(
+                    name, clip, f"has {size - head.tell()} bytes of data, its shape {shape} needs {expected}"
+                )
+            known = self._heads[name, clip] = (start + head.tell(), dtype, shape)
+        return known
+
+    def _clip_points(self, name: str, clip: int) -> Array:
+        known = self._points.get((name, clip))
+        if known is None:
+            start, size = self._member(name, clip)
+            try:
+                with zipfile.ZipFile(io.BytesIO(self._source.read(start, size))) as archive:
+                    data = io.BytesIO(archive.read(f"{name.removeprefix('points/')}.npy"))
+                known = np.lib.format.read_array(data, allow_pickle=False)
+            except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, NotImplementedError) as error:
+                raise self._damaged(name, clip, f"does not decompress ({error})") from error
+            if len(known) != self.lengths[clip] or known.dtype != np.dtype(ARRAYS[name].dtype):
+                raise self._damaged(name, clip, f"is {known.dtype} {known.shape} for {self.lengths[clip]} frames")
+            known.flags.writeable = False
+            self._points[name, clip] = known
+            while len(self._points) > _KEPT:
+                self._points.popitem(last=False)
+        return known
+
+    def _member(self, name: str, clip: int) -> tuple[int, int]:
+        members = self._members[self.keys[clip]]
+        if name not in members:
+            raise self._damaged(name, clip, "is missing")
+        return members[name]
+
+    def _damaged(self, name: str, clip: int, problem: str) -> ShardError:
+        return ShardError(self.name, name, f"clip {self.keys[clip]}: {problem}")
+
+    def _walk(self) -> dict[str, dict[str, tuple[int, int]]]:
+        """Start and size of every member's data, by key and array."""
+        members: dict[str, dict[str, tuple[int, int]]] = {}
+        file: IO[bytes] = io.BufferedReader(SourceIO(self._source))
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as archive:
+                for entry in archive:
+                    key, _, suffix = entry.name.partition(".")
+                    where = (entry.offset_data, entry.size)
+                    if entry.offset_data + entry.size > self._source.size:
+                        raise ShardError(self.name, _array_name(suffix), f"{entry.name} is cut off")
+                    names = (
+                        [n for n in ARRAYS if n.startswith("points/")] if suffix == _POINTS else [_array_name(suffix)]
+                    )
+                    members.setdefault(key, {}).update(dict.fromkeys(names, where))
+        except (tarfile.TarError, OSError, ValueError) as error:
+            raise ShardError(self.name, None, f"is no whole tar file ({error})") from error
+        if not members:
+            raise ShardError(self.name, None, "is an empty tar file")
+        return members
+
+
+def _array_name(suffix: str) -> str:
+    return suffix.removesuffix(".npy").replace(".", "/")
+
+
+def _read_head(head: IO[bytes]) -> tuple[tuple[int, ...], "np.dtype[Any]"]:
+    version = np.lib.format.read_magic(head)
+    if version != (1, 0):
+        raise ValueError(f"version {version}")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(head)
+    if fortran or dtype.hasobject:
+        raise ValueError("expected numbers in C order")
+    return shape, dtype

@@ -1,0 +1,221 @@
+"""Reads a zarr shard without a copy: the uncompressed arrays are views of the mapped file, points decode by frame.
+
+It reads what `zarr_writer` writes, by the Zarr v3 specification (regular grid of one chunk, `bytes` codec, or
+`sharding_indexed` around blosc), without zarr's event loop and threads, which do not go well with forked workers.
+"""
+
+import json
+import zipfile
+from collections.abc import Mapping
+from io import BufferedReader
+from typing import Any, Protocol
+
+import numpy as np
+from numcodecs.blosc import Blosc  # type: ignore[import-untyped]
+
+from data_specs.arrays import Array
+from data_specs.shards import ARRAYS, CLIP_OFFSET, EXTRA
+from pipeline.store.columns import leading_dim, offset_name
+from pipeline.store.errors import ShardError
+from pipeline.store.files import ByteSource, SourceIO
+from pipeline.store.rules import offset_problem
+from pipeline.store.shard import ShardReader, as_array
+from pipeline.store.zarr_writer import EXTRA_OFFSET
+
+_MISSING = 2**64 - 1
+_LOCAL_HEADER = 30
+
+
+class _Column(Protocol):
+    shape: tuple[int, ...]
+
+    def read(self, start: int, stop: int) -> Array: ...
+
+
+class _Raw:
+    """An uncompressed array in the file."""
+
+    def __init__(self, source: ByteSource, start: int, dtype: "np.dtype[Any]", shape: tuple[int, ...]) -> None:
+        self.shape, self._source, self._start, self._dtype = shape, source, start, dtype
+        self._row = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
+
+    def read(self, start: int, stop: int) -> Array:
+        data = self._source.read(self._start + start * self._row, (stop - start) * self._row)
+        return as_array(data, self._dtype, (stop - start, *self.shape[1:]))
+
+
+class _ByFrame:
+    """An array of which each row is compressed by itself."""
+
+    def __init__(
+        self, source: ByteSource, start: int, size: int, dtype: "np.dtype[Any]", shape: tuple[int, ...]
+    ) -> None:
+        self.shape, self._source, self._start, self._size, self._dtype = shape, source, start, size, dtype
+        self._index: Array | None = None
+        self._codec = Blosc()
+
+    def read(self, start: int, stop: int) -> Array:
+        out = np.zeros((stop - start, *self.shape[1:]), dtype=self._dtype)
+        for i, (begin, size) in enumerate(self._table()[start:stop].tolist()):
+            if begin == size == _MISSING:
+                continue
+            if begin + size > self._size:
+                raise ValueError(f"frame {start + i} lies outside of the array's data")
+            try:
+                data = self._codec.decode(self._source.read(self._start + begin, size))
+            except (RuntimeError, ValueError) as error:
+                raise ValueError(f"frame {start + i} does not decompress ({error})") from error
+            row = np.frombuffer(data, dtype=self._dtype)
+            if row.size != out[i].size:
+                raise ValueError(f"frame {start + i} has {row.size} values, expected {out[i].size}")
+            out[i] = row.reshape(out[i].shape)
+        return out
+
+    def _table(self) -> Array:
+        """Where each frame begins and its bytes, u8 [F,2]: the end of the chunk, before a CRC-32C."""
+        if self._index is None:
+            size = self.shape[0] * 16
+            if size + 4 > self._size:
+                raise ValueError("the index of its frames is cut off")
+            data = self._source.read(self._start + self._size - size - 4, size)
+            self._index = np.frombuffer(data, dtype="<u8").reshape(-1, 2)
+        return self._index
+
+
+class ZarrShard(ShardReader):
+    """A shard of format `zarr`. Raises ShardError when its directory, metadata or offsets are damaged."""
+
+    def __init__(self, source: ByteSource, name: str) -> None:
+        self.name = name
+        self._source = source
+        self._entries = self._directory()
+        self._columns = self._open_columns()
+        self._offsets = {n: self._offset_column(n) for n in self._columns if n.endswith("/offset")}
+        self._check_lengths()
+        self._first = self._offsets[CLIP_OFFSET.name]
+        self.lengths = np.diff(self._first)
+        self._extra = {
+            n: self._columns[EXTRA_OFFSET + n.removeprefix(EXTRA)].read(0, len(self._first))
+            for n in self._columns
+            if n.startswith(EXTRA)
+        }
+        hidden = (CLIP_OFFSET.name, EXTRA_OFFSET)
+        self.arrays = tuple(
+            [n for n in ARRAYS if n in self._columns]
+            + sorted(n for n in self._columns if n not in ARRAYS and not n.startswith(hidden))
+        )
+
+    def offset(self, name: str, clip: int) -> Array:
+        """Rows of a clip's frames, from 0."""
+        part = self._offsets[name][int(self._first[clip]) : int(self._first[clip + 1]) + 1]
+        return np.asarray(part - part[0])
+
+    def length(self, name: str, clip: int) -> int:
+        """Rows of a clip."""
+        start, stop = self._span(name, clip)
+        return stop - start
+
+    def rows(self, name: str, clip: int, start: int, stop: int) -> Array:
+        """Rows of a clip: a view of the file, or decompressed points."""
+        base, end = self._span(name, clip)
+        assert 0 <= start <= stop <= end - base, (name, clip, start, stop)
+        try:
+            return self._columns[name].read(base + start, base + stop)
+        except ValueError as error:
+            raise ShardError(self.name, name, str(error)) from error
+
+    def _span(self, name: str, clip: int) -> tuple[int, int]:
+        self._need(name)
+        if name.startswith(EXTRA):
+            return int(self._extra[name][clip]), int(self._extra[name][clip + 1])
+        start, stop = int(self._first[clip]), int(self._first[clip + 1])
+        ragged = offset_name(name)
+        if ragged is None:
+            return start, stop
+        return int(self._offsets[ragged][start]), int(self._offsets[ragged][stop])
+
+    def _directory(self) -> dict[str, tuple[int, int]]:
+        """(start of the local header, bytes) of each entry."""
+        try:
+            with zipfile.ZipFile(BufferedReader(SourceIO(self._source))) as archive:
+                infos = archive.infolist()
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeDecodeError) as error:
+            raise ShardError(self.name, None, f"is no whole ZIP file ({error})") from error
+        for info in infos:
+            if info.compress_type != zipfile.ZIP_STORED:
+                raise ShardError(self.name, None, f"entry {info.filename} is compressed, expected stored")
+        return {info.filename: (info.header_offset, info.file_size) for info in infos}
+
+    def _data(self, entry: str, array: str | None) -> tuple[int, int]:
+        """Start and size of an entry's data."""
+        if entry not in self._entries:
+            raise ShardError(self.name, array, f"{entry} is missing")
+        header, size = self._entries[entry]
+        fixed = self._source.read(header, _LOCAL_HEADER)
+        if bytes(fixed[:4]) != b"PK\x03\x04":
+            raise ShardError(self.name, array, f"the header of {entry} is damaged")
+        start = header + _LOCAL_HEADER + int.from_bytes(fixed[26:28], "little")
+        start += int.from_bytes(fixed[28:30], "little")
+        if start + size > self._source.size:
+            raise ShardError(self.name, array, f"{entry} is cut off")
+        return start, size
+
+    def _open_columns(self) -> dict[str, _Column]:
+        columns = {}
+        for entry in self._entries:
+            name = entry.removesuffix("/zarr.json")
+            if name == entry or entry == "zarr.json":
+                continue
+            start, size = self._data(entry, name)
+            try:
+                meta = json.loads(bytes(self._source.read(start, size)))
+                if meta["node_type"] == "array":
+                    columns[name] = self._open_column(name, meta)
+            except (ValueError, KeyError, TypeError) as error:
+                raise ShardError(self.name, name, f"its metadata is damaged ({error})") from error
+        for name, spec in {**ARRAYS, CLIP_OFFSET.name: CLIP_OFFSET}.items():
+            if name not in columns and not spec.optional:
+                raise ShardError(self.name, name, "is missing")
+        return columns
+
+    def _open_column(self, name: str, meta: Mapping[str, Any]) -> _Column:
+        shape = tuple(int(side) for side in meta["shape"])
+        dtype = np.dtype(meta["data_type"]).newbyteorder("<")
+        expected = ARRAYS.get(name)
+        if expected is not None and dtype != np.dtype(expected.dtype):
+            raise ShardError(self.name, name, f"has dtype {dtype}, expected {np.dtype(expected.dtype)}")
+        start, size = self._data(f"{name}/c{'/0' * len(shape)}", name)
+        codecs = [codec["name"] for codec in meta["codecs"]]
+        if codecs == ["sharding_indexed"]:
+            return _ByFrame(self._source, start, size, dtype, shape)
+        if codecs != ["bytes"]:
+            raise ShardError(self.name, name, f"is encoded with {codecs}, expected 'bytes' or 'sharding_indexed'")
+        if size != int(np.prod(shape, dtype=np.int64)) * dtype.itemsize:
+            raise ShardError(self.name, name, f"has {size} bytes of data, its shape {shape} needs another number")
+        return _Raw(self._source, start, dtype, shape)
+
+    def _offset_column(self, name: str) -> Array:
+        column = self._columns[name]
+        return column.read(0, column.shape[0])
+
+    def _check_lengths(self) -> None:
+        clips = self._offsets[CLIP_OFFSET.name]
+        frames = self._columns["time"].shape[0]
+        found = offset_problem(clips, frames)
+        if found:
+            raise ShardError(self.name, CLIP_OFFSET.name, found)
+        for name, column in self._columns.items():
+            ragged = None if name.startswith(("extra", "clips")) else offset_name(name)
+            if ragged is not None and (found := offset_problem(self._offsets[ragged], column.shape[0])):
+                raise ShardError(self.name, ragged, found)
+            if name in ARRAYS:
+                rows = {"F": frames, "F+1": frames + 1}.get(leading_dim(name), column.shape[0])
+                if column.shape[0] != rows:
+                    raise ShardError(self.name, name, f"has {column.shape[0]} rows, expected {rows}")
+            if name.startswith(EXTRA):
+                ends = self._columns.get(EXTRA_OFFSET + name.removeprefix(EXTRA))
+                found = "has no offsets" if ends is None else None
+                if ends is not None:
+                    found = offset_problem(ends.read(0, ends.shape[0]), column.shape[0])
+                if found or (ends is not None and ends.shape != clips.shape):
+                    raise ShardError(self.name, name, found or "its offsets have another length than the clips")
