@@ -94,9 +94,10 @@ class _Fusion(nn.Module):
     def forward(self, x: Tensor, skip: Tensor | None, size: Sequence[int]) -> Tensor:
         if skip is not None:
             x = x + self.resConfUnit1(skip)
-        x = self.resConfUnit2(x)
-        x = F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)
-        return self.out_conv(x)  # type: ignore[no-any-return]
+        # A 1x1 convolution and an interpolation commute (the weights of both are linear, and those of the second sum
+        # to 1). The published order is the other one and convolves four times as many pixels.
+        x = self.out_conv(self.resConfUnit2(x))
+        return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)
 
 
 class _ResidualConvUnit(nn.Module):
