@@ -9,11 +9,10 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
-from pipeline.config import FailedError, RequestError
-from pipeline.sources.base import Source
-
 from data_specs.datasets import ClipRef, FrameSampling
 from data_specs.records import BadClip, Clip
+from pipeline.config import FailedError, RequestError
+from pipeline.sources.base import Source
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from data_specs.arrays import Array
 from data_specs.records import Cells, Images, Points, Tokens, exclusive_sum
 from data_specs.shards import GRID
 
+
 @dataclass(frozen=True, kw_only=True)
 class FramePoints:
     """The kept points of a frame, sorted by (token, pixel).

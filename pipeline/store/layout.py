@@ -45,13 +45,10 @@ class StoreLayout:
         if not files.exists(MANIFEST):
             _refuse_foreign(files)
         elif mode == "new":
-            raise StoreRequestError(
-                f"There is a store at {url} already: go on with it by --resume, replace it by --overwrite, or name "
-                "another --out."
-            )
+            refuse_existing(url)
         elif mode == "resume":
-            _refuse_other(url, cls.open(url).manifest, manifest)
-            return replace(cls.open(url))
+            refuse_other(url, cls.open(url).manifest, manifest)
+            return cls.open(url)
         else:
             _clear(files)
         layout = cls(url=str(url), manifest=manifest)
@@ -162,6 +159,25 @@ class StoreLayout:
         return gone
 
 
+def refuse_existing(url: str) -> None:
+    """StoreRequestError when there is a store at `url` already."""
+    if StoreFiles(str(url)).exists(MANIFEST):
+        raise StoreRequestError(
+            f"There is a store at {url} already: go on with it by --resume, replace it by --overwrite, or name "
+            "another --out."
+        )
+
+
+def refuse_other(url: str, old: Manifest, new: Manifest) -> None:
+    """StoreRequestError, naming the keys that differ, unless a store made from `old` may go on with `new`."""
+    names = differing_keys(old, new)
+    if names:
+        raise StoreRequestError(
+            f"The store at {url} was made with other settings; these differ: {', '.join(names)}. Give the same ones to "
+            "--resume, replace the store by --overwrite, or name another --out."
+        )
+
+
 def sidecar_name(shard: str) -> str:
     """Name of a shard's sidecar, relative to the store."""
     return f"{SHARDS}/{shard}.json"
@@ -213,15 +229,6 @@ def _parse(spec: type[SpecT], data: bytes, where: str) -> SpecT:
         first = error.errors()[0]
         at = ".".join(str(part) for part in first["loc"])
         raise StoreError(f"{where} does not fit the schema: {at}: {first['msg'].lower()}.") from error
-
-
-def _refuse_other(url: str, old: Manifest, new: Manifest) -> None:
-    names = differing_keys(old, new)
-    if names:
-        raise StoreRequestError(
-            f"The store at {url} was made with other settings; these differ: {', '.join(names)}. Give the same ones to "
-            "--resume, replace the store by --overwrite, or name another --out."
-        )
 
 
 def _refuse_foreign(files: StoreFiles) -> None:
