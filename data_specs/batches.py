@@ -1,0 +1,299 @@
+"""What the networks take from a store: packed tensors of many frames, with offsets.
+
+Shape legend: B frames of the batch, T tokens (sum of N'), M (cell, token) pairs, P points a frame, C channels.
+Every type makes a fake example of itself, and moves to a device or to pinned memory as a whole.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from data_specs.examples import example_record
+from data_specs.shards import GRID
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batch:
+    """Tensors, nested batches and plain values by name."""
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """A copy with `change` applied to every tensor."""
+        return replace(self, **{f.name: _map(getattr(self, f.name), change) for f in fields(self)})
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+        """A copy on `device`."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """A copy in page-locked memory; a DataLoader with `pin_memory=True` calls this."""
+        return self.map(lambda tensor: tensor.pin_memory())
+
+
+def _map(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Batch):
+        return value.map(change)
+    if isinstance(value, dict):
+        return {name: _map(item, change) for name, item in value.items()}
+    return value
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TokenBatch(Batch):
+    """Distinct coarse features of B frames.
+
+    Attributes:
+        feat: f2 [T,C]. coord: f2 [T,3], normalised. count: i4 [T], points that share the row.
+        offset: i8 [B+1]; frame b has rows offset[b]:offset[b+1].
+    """
+
+    feat: Tensor
+    coord: Tensor
+    count: Tensor
+    offset: Tensor
+
+    @property
+    def frame(self) -> Tensor:
+        """The frame of each row, i8 [T]."""
+        return _owner(self.offset)
+
+    @classmethod
+    def example(cls, frames: int = 2, channels: int = 512, seed: int = 0) -> "TokenBatch":
+        """Made-up tokens of a made-up scene."""
+        return FrameBatch.example(frames=frames, channels=channels, seed=seed).need_tokens()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CellBatch(Batch):
+    """How many points of 14x14 cell `cell` share token `token` of their frame.
+
+    Attributes:
+        cell: i8 [M], row * 14 + column. token: i8 [M], counted from the first token of its frame. count: i4 [M].
+        offset: i8 [B+1].
+    """
+
+    cell: Tensor
+    token: Tensor
+    count: Tensor
+    offset: Tensor
+
+    @property
+    def frame(self) -> Tensor:
+        """The frame of each triplet, i8 [M]."""
+        return _owner(self.offset)
+
+    def packed_cell(self) -> Tensor:
+        """Index into a [B*196] raster, i8 [M]."""
+        return self.frame * (GRID * GRID) + self.cell
+
+    def packed_token(self, tokens: TokenBatch) -> Tensor:
+        """Row of `tokens.feat` that each triplet means, i8 [M]."""
+        return tokens.offset[self.frame] + self.token
+
+    @classmethod
+    def example(cls, frames: int = 2, seed: int = 0) -> "CellBatch":
+        """Made-up cells of a made-up scene."""
+        cells = FrameBatch.example(frames=frames, seed=seed).cells
+        assert cells is not None
+        return cells
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PointBatch(Batch):
+    """The kept points as stored: `pixel` i4 [B,P], `rgb` u1 [B,P,3], `depth` i4 [B,P] of 65,535, `conf` u1 [B,P]."""
+
+    pixel: Tensor
+    rgb: Tensor
+    depth: Tensor
+    conf: Tensor
+
+    @classmethod
+    def example(cls, frames: int = 2, points: int = 8192, seed: int = 0) -> "PointBatch":
+        """Made-up points of a made-up scene."""
+        batch = FrameBatch.example(frames=frames, points=points, seed=seed).points
+        assert batch is not None
+        return batch
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CameraBatch(Batch):
+    """Cameras of B frames, f4.
+
+    Attributes:
+        intrinsic: [B,3,3] pixels. extrinsic: [B,3,4] OpenCV camera-from-world.
+        range: [B,2] near and far. conf_range: [B,2]. normalisation: [B,4] centre and scale.
+    """
+
+    intrinsic: Tensor
+    extrinsic: Tensor
+    range: Tensor
+    conf_range: Tensor
+    normalisation: Tensor
+
+    @classmethod
+    def example(cls, frames: int = 2, seed: int = 0) -> "CameraBatch":
+        """Made-up cameras."""
+        camera = FrameBatch.example(frames=frames, seed=seed).camera
+        assert camera is not None
+        return camera
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageBatch(Batch):
+    """Encoded frames (JPEG or PNG) end to end: `data` u1 [bytes], `offset` i8 [B+1]."""
+
+    data: Tensor
+    offset: Tensor
+
+    def encoded(self, index: int) -> bytes:
+        """The bytes of one image."""
+        return self.data[int(self.offset[index]) : int(self.offset[index + 1])].numpy().tobytes()
+
+    @classmethod
+    def example(cls, frames: int = 2, seed: int = 0) -> "ImageBatch":
+        """Images of a made-up scene."""
+        images = FrameBatch.example(frames=frames, seed=seed).rgb
+        assert images is not None
+        return images
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FrameBatch(Batch):
+    """The columns that were asked for, of B frames; the others are None.
+
+    Attributes:
+        index: i8 [B], flat indices of the frames in their store.
+        time: f8 [B], seconds in the video.
+        state, action: f4 [B,S], [B,A] in the dataset's own units. is_pad: bool [B].
+        extra: other arrays by name, a row a frame.
+    """
+
+    index: Tensor
+    time: Tensor
+    tokens: TokenBatch | None = None
+    cells: CellBatch | None = None
+    points: PointBatch | None = None
+    camera: CameraBatch | None = None
+    rgb: ImageBatch | None = None
+    state: Tensor | None = None
+    action: Tensor | None = None
+    is_pad: Tensor | None = None
+    extra: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def need_tokens(self) -> TokenBatch:
+        """The tokens; ValueError when the batch was made without them."""
+        if self.tokens is None:
+            raise ValueError("the batch has no tokens: ask for columns=('tokens', ...)")
+        return self.tokens
+
+    @classmethod
+    def example(
+        cls,
+        frames: int = 2,
+        points: int = 8192,
+        channels: int = 512,
+        state: int = 0,
+        action: int = 0,
+        seed: int = 0,
+        columns: Sequence[str] = ("tokens", "cells", "points", "camera", "rgb", "state", "action", "is_pad"),
+    ) -> "FrameBatch":
+        """Consecutive frames of a made-up clip (see `data_specs.examples`), with the columns named."""
+        record = example_record(frames=frames, points=points, channels=channels, state=state, action=action, seed=seed)
+        values: dict[str, Any] = {name: pack(name, vars(getattr(record, name))) for name in BATCHES if name in columns}
+        for name in ("state", "action", "is_pad"):
+            array = getattr(record, name)
+            if name in columns and array is not None:
+                values[name] = torch.from_numpy(array)
+        return cls(index=torch.arange(frames), time=torch.from_numpy(record.time), **values)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PairBatch(Batch):
+    """Two frames of one clip each, a fixed time apart: row b of `first` and row b of `second`."""
+
+    first: FrameBatch
+    second: FrameBatch
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    @classmethod
+    def example(cls, pairs: int = 2, channels: int = 512, seed: int = 0) -> "PairBatch":
+        """Frames of two made-up clips."""
+        return cls(
+            first=FrameBatch.example(frames=pairs, channels=channels, seed=seed),
+            second=FrameBatch.example(frames=pairs, channels=channels, seed=seed + 1),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CloudBatch(Batch):
+    """Points of B frames with their coordinates.
+
+    Attributes:
+        xyz: f4 [B,P,3], world or normalised; 0 in padding. rgb: u1 [B,P,3]. conf: f4 [B,P].
+        token: i8 [B,P], the point's token counted from the first of its frame; -1 in padding.
+        kept: i8 [B], points that are real; they come first.
+    """
+
+    xyz: Tensor
+    rgb: Tensor
+    conf: Tensor
+    token: Tensor
+    kept: Tensor
+
+    @classmethod
+    def example(cls, frames: int = 2, points: int = 8192, seed: int = 0) -> "CloudBatch":
+        """A made-up cloud in [-1, 1]."""
+        generator = torch.Generator().manual_seed(seed)
+        return cls(
+            xyz=torch.rand(frames, points, 3, generator=generator) * 2 - 1,
+            rgb=torch.randint(256, (frames, points, 3), generator=generator, dtype=torch.uint8),
+            conf=torch.rand(frames, points, generator=generator),
+            token=torch.arange(points).div(8, rounding_mode="floor").expand(frames, -1),
+            kept=torch.full((frames,), points),
+        )
+
+
+BATCHES: dict[str, type[Batch]] = {
+    "tokens": TokenBatch,
+    "cells": CellBatch,
+    "points": PointBatch,
+    "camera": CameraBatch,
+    "rgb": ImageBatch,
+}
+"""The batch type of each family of arrays."""
+
+# What torch computes with in place of the compact dtypes of the store: indices as int64, counts and levels as int32.
+_DTYPES: dict[str, torch.dtype] = {
+    "tokens/count": torch.int32,
+    "cells/cell": torch.int64,
+    "cells/token": torch.int64,
+    "cells/count": torch.int32,
+    "points/pixel": torch.int32,
+    "points/depth": torch.int32,
+}
+
+
+def pack(family: str, arrays: dict[str, Any]) -> Batch:
+    """Arrays of a family (names without the prefix, writable) as its batch, in the dtypes of the batch."""
+    tensors = {}
+    for name, array in arrays.items():
+        dtype = _DTYPES.get(f"{family}/{name}")
+        tensors[name] = torch.from_numpy(array) if dtype is None else torch.from_numpy(array.astype(_NUMPY[dtype]))
+    return BATCHES[family](**tensors)
+
+
+_NUMPY = {torch.int32: "int32", torch.int64: "int64"}
+
+
+def _owner(offset: Tensor) -> Tensor:
+    lengths = offset.diff()
+    return torch.repeat_interleave(torch.arange(len(lengths), device=offset.device), lengths)

@@ -1,0 +1,104 @@
+"""From rows of shards to packed tensors.
+
+Shape legend: B frames of the batch, P points a frame.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from data_specs.arrays import Array
+from data_specs.batches import BATCHES, CloudBatch, FrameBatch, pack
+from data_specs.records import exclusive_sum
+from data_specs.shards import ARRAYS, EXTRA
+from pipeline.config import suggest
+from pipeline.store.columns import offset_name
+from pipeline.store.shard import ShardReader
+from stages.points import unproject_pixels
+
+COLUMNS = (*BATCHES, "state", "action", "is_pad")
+"""What a batch can hold, beside `extra/NAME`."""
+
+_MEMBERS = {
+    family: [name for name in ARRAYS if name.startswith(f"{family}/") and not name.endswith("/offset")]
+    for family in BATCHES
+}
+
+Place = tuple[ShardReader, int, int]
+"""An open shard, a clip's row in it, a frame of the clip."""
+
+
+def assemble(places: Sequence[Place], columns: Sequence[str], *, index: Array, time: Array) -> FrameBatch:
+    """The named columns of the frames at `places`, packed. ValueError for a column that is unknown or not there."""
+    values: dict[str, Any] = {}
+    extra = {}
+    for column in columns:
+        if column not in COLUMNS and not column.startswith(EXTRA):
+            raise ValueError(
+                f"unknown column {column!r}.{suggest(column, COLUMNS)} There are: {', '.join(COLUMNS)}, extra/NAME"
+            )
+        if column in BATCHES:
+            values[column] = _family(places, column)
+        elif column.startswith(EXTRA):
+            extra[column.removeprefix(EXTRA)] = torch.from_numpy(_rows(places, column))
+        else:
+            values[column] = torch.from_numpy(_rows(places, column))
+    return FrameBatch(index=torch.from_numpy(index), time=torch.from_numpy(time), extra=extra, **values)
+
+
+def _family(places: Sequence[Place], family: str) -> Any:
+    arrays = {}
+    for name in _MEMBERS[family]:
+        parts = [reader.frame(name, clip, frame) for reader, clip, frame in places]
+        short = name.removeprefix(f"{family}/")
+        arrays[short] = _join(parts, name)
+        if offset_name(name) is not None:
+            arrays["offset"] = exclusive_sum(np.array([len(part) for part in parts], dtype=np.int64))
+    return pack(family, arrays)
+
+
+def _rows(places: Sequence[Place], name: str) -> Array:
+    for reader, clip, _ in places:
+        if name not in reader.arrays:
+            raise ValueError(f"the store has no {name!r}: shard {reader.name} holds {', '.join(reader.arrays)}")
+        if name.startswith(EXTRA) and reader.length(name, clip) != int(reader.lengths[clip]):
+            raise ValueError(f"{name!r} has no row for each frame: read it with store[i].extra")
+    return _join([reader.rows(name, clip, frame, frame + 1) for reader, clip, frame in places], name)
+
+
+def _join(parts: Sequence[Array], name: str) -> Array:
+    if not parts:
+        raise ValueError(f"a batch of no frames has no {name!r}: give at least one frame")
+    return np.concatenate(parts)
+
+
+def unpack_clouds(batch: FrameBatch, *, width: int, normalised: bool) -> CloudBatch:
+    """Coordinates, colours, confidence and tokens of the points of a batch with `points`, `camera` and `tokens`.
+
+    depth = near + level / 65535 * (far - near), likewise the confidence; xyz by `stages.points.unproject_pixels`.
+    """
+    points, camera, tokens = batch.points, batch.camera, batch.need_tokens()
+    assert points is not None and camera is not None, "clouds need the columns points and camera"
+    near, far = camera.range[:, :1], camera.range[:, 1:]
+    depth = near + points.depth.float() / 65535 * (far - near)
+    xyz = unproject_pixels(points.pixel.long(), depth, camera.intrinsic, camera.extrinsic, width)
+    if normalised:
+        xyz = (xyz - camera.normalisation[:, None, :3]) * camera.normalisation[:, None, 3:]
+    low, high = camera.conf_range[:, :1], camera.conf_range[:, 1:]
+    conf = low + points.conf.float() / 255 * (high - low)
+    token = torch.full(points.pixel.shape, -1, dtype=torch.int64)
+    kept = []
+    for i, (start, stop) in enumerate(zip(tokens.offset[:-1].tolist(), tokens.offset[1:].tolist(), strict=True)):
+        owner = torch.repeat_interleave(torch.arange(stop - start), tokens.count[start:stop].long())
+        token[i, : len(owner)] = owner
+        kept.append(len(owner))
+    padding = token < 0
+    return CloudBatch(
+        xyz=xyz.masked_fill(padding[..., None], 0.0),
+        rgb=points.rgb,
+        conf=conf.masked_fill(padding, 0.0),
+        token=token,
+        kept=torch.tensor(kept),
+    )

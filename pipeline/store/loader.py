@@ -1,0 +1,218 @@
+"""Reads a store: a map-style dataset of clips, batches of frames, pairs of frames."""
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data_specs.arrays import Array
+from data_specs.batches import CloudBatch, FrameBatch
+from data_specs.records import ClipRecord, exclusive_sum
+from data_specs.shards import Manifest
+from pipeline.store.assemble import COLUMNS, assemble, unpack_clouds
+from pipeline.store.columns import content_digest, record_from_arrays
+from pipeline.store.errors import ShardError, StoreRequestError
+from pipeline.store.layout import StoreLayout
+from pipeline.store.pairs import PairIndex, find_pairs
+from pipeline.store.shard import ShardReader, open_shard
+from pipeline.store.views import FrameView, PairView
+
+OPEN_SHARDS = 128
+"""Shards that a process keeps open; an open file each."""
+
+Indices = Sequence[int] | Array | Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipInfo:
+    """What the index says of a clip. `row` is its place in `shard`, `time` the times of its frames in seconds."""
+
+    key: str
+    split: str
+    text: str
+    shard: str
+    row: int
+    frames: int
+    time: Array
+    digest: str
+
+
+class Store(Dataset[ClipRecord]):
+    """A store as a map-style dataset of clips, sorted by key, whatever the format and the shard size.
+
+    `store[i]` is a `ClipRecord`; its arrays may be read-only views of the file. Frames are numbered through all clips
+    (`frames`, `clip_of`); `batch` packs any of them into tensors. Only the columns asked for are read. A store can be
+    pickled and forked: every process opens the shards it needs by itself.
+    """
+
+    def __init__(self, path: str, *, split: str | None = None) -> None:
+        self.layout = StoreLayout.open(str(path))
+        self.split = split
+        table = self.layout.index()
+        self.digest = content_digest(zip(table["key"].to_pylist(), table["digest"].to_pylist(), strict=True))
+        """SHA-256 of the content of the whole store, by clip and frame."""
+        splits = np.array(table["split"].to_pylist(), dtype=object)
+        if split is not None:
+            table = table.filter(splits == split)
+            if len(table) == 0:
+                known = ", ".join(sorted(set(splits))) or "no clips at all"
+                raise StoreRequestError(f"The store at {path} has no clips of split {split!r}. It has: {known}.")
+        self.clips: Any = table.combine_chunks()
+        """The index as a `pyarrow.Table`, a row a clip (see `pipeline.store.index`)."""
+        names = table["shard"].to_pylist()
+        self._shards = sorted(set(names))
+        place = {name: i for i, name in enumerate(self._shards)}
+        self._shard = np.array([place[name] for name in names], dtype=np.int32)
+        self._row = table["row"].to_numpy().astype(np.int32)
+        self.start = exclusive_sum(table["frames"].to_numpy())
+        """i8 [n+1]: frames of clip i are start[i]:start[i+1]."""
+        times = table["time"].combine_chunks()
+        self.time: Array = np.asarray(times.flatten(), dtype=np.float64) if len(table) else np.zeros(0)
+        """f8 [F], seconds of every frame in its video."""
+        self._readers = _Readers(self.layout)
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the store is made from."""
+        return self.layout.manifest
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of all clips."""
+        return int(self.start[-1])
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    def __getitem__(self, index: int) -> ClipRecord:
+        """A clip. IndexError past the end; ShardError when its shard is damaged."""
+        info = self.info(index)
+        reader, row = self.locate(index)
+        return record_from_arrays(info.key, info.split, info.text, reader.clip_arrays(row))
+
+    def info(self, index: int) -> ClipInfo:
+        """What the index says of a clip."""
+        i = self._clip_index(index)
+        values = {name: self.clips[name][i].as_py() for name in ("key", "split", "text", "shard", "row", "digest")}
+        time = self.time[int(self.start[i]) : int(self.start[i + 1])]
+        return ClipInfo(frames=len(time), time=time, **values)
+
+    def frames(self, index: int) -> range:
+        """Flat indices of a clip's frames."""
+        i = self._clip_index(index)
+        return range(int(self.start[i]), int(self.start[i + 1]))
+
+    def clip_of(self, frames: Indices) -> tuple[Array, Array]:
+        """Clip i8 [n] and place in the clip i8 [n] of flat frame indices. IndexError for one that is outside."""
+        flat = _as_indices(frames)
+        if len(flat) and (flat.min() < 0 or flat.max() >= self.num_frames):
+            raise IndexError(f"frame {flat.min()} or {flat.max()} is outside of the store's {self.num_frames} frames")
+        clip = np.searchsorted(self.start, flat, side="right") - 1
+        return clip, flat - self.start[clip]
+
+    def locate(self, index: int) -> tuple[ShardReader, int]:
+        """The open shard of a clip, and the clip's row in it."""
+        i = self._clip_index(index)
+        reader = self._readers.open(self._shards[int(self._shard[i])])
+        row = int(self._row[i])
+        if row >= len(reader.lengths) or int(reader.lengths[row]) != int(self.start[i + 1] - self.start[i]):
+            raise ShardError(
+                reader.name, None, f"clip {row} has other frames than the index says: `--verify` the store"
+            )
+        return reader, row
+
+    def batch(self, indices: Indices, columns: Sequence[str] = ("tokens", "cells")) -> FrameBatch:
+        """Frames packed into tensors, in the order given.
+
+        Args:
+            indices: flat frame indices.
+            columns: of `tokens`, `cells`, `points`, `camera`, `rgb`, `state`, `action`, `is_pad`, `extra/NAME`.
+
+        Raises:
+            IndexError: a frame outside of the store. ValueError: an unknown column, or one the store lacks.
+        """
+        flat = _as_indices(indices)
+        clip, frame = self.clip_of(flat)
+        places = [(*self.locate(int(c)), int(f)) for c, f in zip(clip, frame, strict=True)]
+        return assemble(places, columns, index=flat, time=self.time[flat])
+
+    def clouds(self, indices: Indices, *, normalised: bool = False) -> CloudBatch:
+        """Points of frames with coordinates, from stored depth and camera: world, or the normalised space."""
+        batch = self.batch(indices, columns=("points", "camera", "tokens"))
+        return unpack_clouds(batch, width=self.manifest.sizes["W"], normalised=normalised)
+
+    def xyz(self, indices: Indices, *, normalised: bool = False) -> Tensor:
+        """Coordinates f4 [B,P,3] of the points of frames, 0 in padding; see `clouds`."""
+        return self.clouds(indices, normalised=normalised).xyz
+
+    def pairs(self, offset_seconds: float, *, tolerance: float | None = None) -> PairIndex:
+        """Pairs of frames of one clip that many seconds apart, none past the end of a clip; see `find_pairs`."""
+        return find_pairs(self.time, self.start, offset_seconds, tolerance)
+
+    def view(self, columns: Sequence[str] = ("tokens", "cells")) -> FrameView:
+        """The frames as a dataset of batches, for a DataLoader."""
+        return FrameView(self, tuple(columns))
+
+    def pair_view(self, pairs: PairIndex, columns: Sequence[str] = ("tokens", "cells")) -> PairView:
+        """Pairs of frames as a dataset of batches, for a DataLoader."""
+        return PairView(self, pairs, tuple(columns))
+
+    def columns(self) -> tuple[str, ...]:
+        """The columns that `batch` can give of this store."""
+        if len(self) == 0:
+            return ()
+        arrays = self.locate(0)[0].arrays
+        return tuple(name for name in COLUMNS if any(a == name or a.startswith(f"{name}/") for a in arrays)) + tuple(
+            name for name in arrays if name.startswith("extra/")
+        )
+
+    def _clip_index(self, index: int) -> int:
+        i = index + len(self) if index < 0 else index
+        if not 0 <= i < len(self):
+            raise IndexError(f"clip {index} is outside of the store's {len(self)} clips")
+        return i
+
+
+class _Readers:
+    """The shards that this process has open, the least recently used closed first."""
+
+    def __init__(self, layout: StoreLayout) -> None:
+        self._layout = layout
+        self._reset()
+
+    def _reset(self) -> None:
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._open: OrderedDict[str, ShardReader] = OrderedDict()
+
+    def open(self, shard: str) -> ShardReader:
+        if self._process != os.getpid():  # forked: a remote handle must not be shared
+            self._reset()
+        with self._lock:
+            if shard not in self._open:
+                self._open[shard] = open_shard(self._layout.source(shard), shard, self._layout.manifest.format)
+            self._open.move_to_end(shard)
+            while len(self._open) > OPEN_SHARDS:
+                self._open.popitem(last=False)
+            return self._open[shard]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"layout": self._layout}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._layout = state["layout"]
+        self._reset()
+
+
+def _as_indices(indices: Indices) -> Array:
+    flat = indices.numpy() if isinstance(indices, torch.Tensor) else np.asarray(indices)
+    if flat.ndim != 1 or (flat.size and flat.dtype.kind not in "iu"):
+        raise IndexError(f"expected a list of frame numbers, got {flat.dtype} of shape {flat.shape}")
+    return flat.astype(np.int64)
