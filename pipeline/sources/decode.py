@@ -70,18 +70,18 @@ def decode_video(key: str, path: Path, sampling: FrameSampling) -> tuple[Array, 
             options={
                 "protocol_whitelist": "file",
                 "format_whitelist": _CONTAINERS,
-                "max_pixels": str(MAX_PIXELS),  # the probe may decode a frame, before the size can be checked here
+                # Opening may decode a frame before its size can be checked here. Beyond this, FFmpeg reports 0 x 0.
+                "max_pixels": str(2 * MAX_PIXELS),
             },
+            metadata_errors="replace",  # a title in Latin-1 is no reason to refuse a video
         ) as container:
             stream = _video_stream(key, path, container)
             # One thread a clip: clips are decoded side by side, and a thread more decodes frames nobody asked for.
             stream.codec_context.thread_count = 1
             return _take(key, container, stream, sampling)
-    except MemoryError:  # FFmpeg's is both; it is no property of the clip
-        raise
     except FileNotFoundError:
         raise BadClip(key, f"{path} is missing; {_WANTED}") from None
-    except av.FFmpegError as error:
+    except av.FFmpegError as error:  # with its own "cannot allocate", said of a size in the file that nobody has
         what = error.strerror or type(error).__name__
         raise BadClip(key, f"{path} cannot be decoded ({what}); {_WANTED}") from error
     except OSError as error:
@@ -99,7 +99,8 @@ def _check_file(key: str, path: Path) -> None:
     if missing:
         raise BadClip(
             key,
-            f"{path} is truncated: it has {info.st_size} bytes, expected {info.st_size + missing}; copy it again",
+            f"{path} is truncated: it has {info.st_size} bytes, expected at least {info.st_size + missing};"
+            " copy it again",
         )
 
 
@@ -126,8 +127,9 @@ def _video_stream(key: str, path: Path, container: "InputContainer") -> "VideoSt
 
 
 def _check_size(key: str, width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise BadClip(key, f"frames of {width} x {height} pixels, expected at most {MAX_PIXELS} pixels")
+    if not 0 < width * height <= MAX_PIXELS:
+        claim = f"frames of {width} x {height} pixels" if width and height else "no frame size, or one out of bounds"
+        raise BadClip(key, f"the file claims {claim}, expected at most {MAX_PIXELS} pixels a frame")
 
 
 def _take(key: str, container: "InputContainer", stream: "VideoStream", sampling: FrameSampling) -> tuple[Array, Array]:

@@ -156,44 +156,56 @@ def _read_classes(path: Path | None) -> dict[str, str] | None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
-    """One item of a label file: `identity` is its id, or its position where it has none."""
+    """One item of a label file. `name` is its id, or made from its position where it has none."""
 
-    identity: str
+    name: str
     split: str
     source: str
+    has_id: bool = True
     text: str = ""
     extra: tuple[tuple[str, str], ...] = ()
     problem: str | None = None
 
+    @property
+    def identity(self) -> str:
+        """Differs between an item without an id and one whose id reads the same as the made-up name."""
+        return f"id {self.name}" if self.has_id else f"item {self.name}"
+
 
 def _entry(item: Any, position: int, split: str, path: Path, classes: dict[str, str] | None) -> _Entry:
     where = f"item {position} of {path.name}"
-    if not isinstance(item, dict):
-        problem = f"{where} is a {type(item).__name__}, expected an object with an id and a label"
-        return _Entry(identity=f"{split}-item-{position}", split=split, source=path.name, problem=problem)
-    name = item.get("id")
+    name = item.get("id") if isinstance(item, dict) else None
     if isinstance(name, int) and not isinstance(name, bool):
         name = str(name)
     if not isinstance(name, str) or not name:
-        problem = f"{where} has {_shown(item, 'id')}, expected a string that names the video"
-        return _Entry(identity=f"{split}-item-{position}", split=split, source=path.name, problem=problem)
+        if isinstance(item, dict):
+            problem = f"{where} has {_shown(item, 'id')}, expected a string that names the video"
+        else:
+            problem = f"{where} is a {type(item).__name__}, expected an object with an id and a label"
+        made_up = f"{split}-item-{position}"
+        return _Entry(name=made_up, split=split, source=path.name, has_id=False, problem=problem)
     if split == "test":
-        return _Entry(identity=name, split=split, source=path.name)
+        return _Entry(name=name, split=split, source=path.name)
+    text, extra, wrong = _annotation(item, classes)
+    found = None if wrong is None else f"{where} has {wrong}"
+    return _Entry(name=name, split=split, source=path.name, text=text, extra=extra, problem=found)
+
+
+def _annotation(
+    item: dict[str, Any], classes: dict[str, str] | None
+) -> tuple[str, tuple[tuple[str, str], ...], str | None]:
+    """Text, extra, and what is wrong, if anything."""
     label, template = item.get("label"), item.get("template")
     if not isinstance(label, str) or not label.strip():
-        problem = f"{where} has {_shown(item, 'label')}, expected a sentence"
-        return _Entry(identity=name, split=split, source=path.name, problem=problem)
+        return "", (), f"{_shown(item, 'label')}, expected a sentence"
     if not isinstance(template, str) or not template.strip():
-        problem = f"{where} has {_shown(item, 'template')}, expected a sentence with [something]"
-        return _Entry(identity=name, split=split, source=path.name, text=label, problem=problem)
-    extra: tuple[tuple[str, str], ...] = (("template", template),)
-    if classes is not None:
-        index = classes.get(template.replace("[", "").replace("]", ""))
-        if index is None:
-            problem = f"{where} has the template {template!r}, expected one of the {len(classes)} in labels.json"
-            return _Entry(identity=name, split=split, source=path.name, text=label, extra=extra, problem=problem)
-        extra = (("class", index), *extra)
-    return _Entry(identity=name, split=split, source=path.name, text=label, extra=extra)
+        return label, (), f"{_shown(item, 'template')}, expected a sentence with [something]"
+    if classes is None:
+        return label, (("template", template),), None
+    index = classes.get(template.replace("[", "").replace("]", ""))
+    if index is None:
+        return label, (), f"{_shown(item, 'template')}, expected one of the {len(classes)} in labels.json"
+    return label, (("class", index), ("template", template)), None
 
 
 def _shown(item: dict[str, Any], field: str) -> str:
@@ -206,18 +218,16 @@ def _shown(item: dict[str, Any], field: str) -> str:
 def _refs(entries: list[_Entry], videos: dict[str, str]) -> list[ClipRef]:
     """The clips in order of their keys; an id that is listed more than once becomes one clip with a problem."""
     counts = Counter(entry.identity for entry in entries)
-    distinct = {entry.identity: entry for entry in reversed(entries)}
+    distinct = {entry.identity: entry for entry in reversed(entries)}  # the first of several
+    keys = unique_keys(list(distinct), [entry.name for entry in distinct.values()])
     refs: list[ClipRef] = []
-    for key, entry in sorted(zip(unique_keys(list(distinct)), distinct.values(), strict=True), key=lambda p: p[0]):
-        video = videos.get(entry.identity)
+    for key, (identity, entry) in sorted(zip(keys, distinct.items(), strict=True), key=lambda pair: pair[0]):
+        video = videos.get(entry.name) if entry.has_id else None
         problem = entry.problem
-        if counts[entry.identity] > 1:
-            problem = (
-                f"the id {entry.identity} is listed {counts[entry.identity]} times (first in {entry.source}),"
-                " expected once"
-            )
+        if counts[identity] > 1:
+            problem = f"the id {entry.name} is listed {counts[identity]} times (first in {entry.source}), expected once"
         elif problem is None and video is None:
-            problem = f"the video {entry.identity}.webm is missing; expected it in a folder below --root"
+            problem = f"the video {entry.name}.webm is missing; expected it in a folder below --root"
         refs.append(
             ClipRef(
                 key=key,
