@@ -49,7 +49,7 @@ def expert(world: World, rng: np.random.Generator) -> Actions:
 
 def _reach(world: World, speed: float) -> Actions:
     target = world.position(0) + _up(world.half_height(0) + REACH_CLEARANCE)
-    yield from _go(world, target, _grasp_yaw(world), OPEN, 0.4 * speed)  # it has no other motion to show
+    yield from _go(world, target, _grasp_yaw(world), OPEN, 0.3 * speed)  # it has no other motion to show
 
 
 def _grasp(world: World, speed: float) -> Actions:

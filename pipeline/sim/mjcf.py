@@ -1,11 +1,13 @@
 """A scene as MuJoCo reads it. Table top at z = 0, z up, metres; the robot's base is behind the table (-x).
 
 Every body has one geom: `mj_multiRay` of MuJoCo 3.8 culls a body's rays by a sphere around its first geom and cuts
-the others off (a test compares it with `mj_ray`). Geom groups: 0 casts shadows, 2 (floor and wall) does not.
+the others off (a test compares it with `mj_ray`). Geom groups say what may move and what casts shadows (`cast`).
 `user` of a geom is (specular strength, pattern).
 """
 
 from pipeline.sim.layout import Scene, Thing, Vec3
+
+GROUP_MOVING, GROUP_STILL, GROUP_ROOM = 0, 1, 2  # robot and things; table, mats and trays; floor and wall
 
 CONTROL_HZ = 20
 SNAPSHOT_HZ = 60  # a multiple of the 20 Hz of control and of the 12 Hz of Something-Something V2
@@ -43,11 +45,11 @@ def build_mjcf(scene: Scene) -> str:
     <default class="seen"><geom contype="0" conaffinity="0" mass="0"/></default>
   </default>
   <worldbody>
-    <geom name="floor" class="seen" group="2" type="plane" size="4 4 0.1" pos="0 0 -0.75" rgba="0.55 0.56 0.58 1"
-          user="0 2"/>
-    <body><geom name="wall" class="seen" group="2" type="box" pos="-1.45 0 0.9" size="0.05 4 1.7"
+    <geom name="floor" class="seen" group="{GROUP_ROOM}" type="plane" size="4 4 0.1" pos="0 0 -0.75"
+          rgba="0.55 0.56 0.58 1" user="0 2"/>
+    <body><geom name="wall" class="seen" group="{GROUP_ROOM}" type="box" pos="-1.45 0 0.9" size="0.05 4 1.7"
       rgba="{_rgba(look.wall_rgb)}" user="0 0"/></body>
-    <body><geom name="table" type="box" pos="-0.12 0 -0.02" size="0.50 0.60 0.02"
+    <body><geom name="table" group="{GROUP_STILL}" type="box" pos="-0.12 0 -0.02" size="0.50 0.60 0.02"
       rgba="{_rgba(look.table_rgb)}" user="0.12 {look.table_pattern}"/></body>
 {_arm(look.accent_rgb)}
 {_hand(look.accent_rgb)}
@@ -135,7 +137,8 @@ def _finger(name: str, side: int) -> str:
 
 
 def _thing(index: int, thing: Thing) -> str:
-    colour = f'rgba="{_rgba(thing.rgb)}" user="0.3 0"'
+    group = GROUP_MOVING if thing.movable else GROUP_STILL
+    colour = f'rgba="{_rgba(thing.rgb)}" user="0.3 0" group="{group}"'
     sx, sy, sz = thing.size
     x, y = thing.xy
     if thing.shape == "mat":

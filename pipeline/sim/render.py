@@ -8,15 +8,13 @@ from numpy.typing import NDArray
 
 from pipeline.sim.arm import place_arm
 from pipeline.sim.camera import Camera, look_at
+from pipeline.sim.cast import Caster, Hits
 from pipeline.sim.geometry import Floats
 from pipeline.sim.layout import Scene
 from pipeline.sim.shade import Light, Singles, Surface, shade, to_linear, to_srgb
 
 DEPTH_STEP = 1e-4  # metres; the depth sensor counts in tenths of a millimetre, up to 6.5535 m
 SEGMENTS = ("nothing", "room", "table", "arm", "gripper")  # the things of the scene follow, in their order
-_FAR = 20.0
-_ALL = np.array([1, 1, 1, 0, 0, 0], dtype=np.uint8)  # geom groups: see `mjcf`
-_OCCLUDERS = np.array([1, 1, 0, 0, 0, 0], dtype=np.uint8)
 _LAMP_RADIUS = 0.06
 _OFFSETS: Floats = np.array([[-0.125, -0.375], [0.375, -0.125], [0.125, 0.375], [-0.375, 0.125]])  # a rotated grid
 _WRIST_EYE = np.array([0.066, 0.0, 0.094])
@@ -44,14 +42,6 @@ class Picture:
     extrinsic: NDArray[np.float32]
 
 
-@dataclass(frozen=True, eq=False)
-class _Hits:
-    geom: NDArray[np.int32]
-    distance: Floats
-    normal: Floats
-    point: Floats
-
-
 class Renderer:
     """Renders states of one scene. It has its own MuJoCo data: rendering never touches the physics.
 
@@ -75,7 +65,10 @@ class Renderer:
             rgb=np.array(look.light_rgb, dtype=np.float32),
             ambient=look.ambient,
         )
-        self._lamp_disc, self._lamp_rim = _lamp_points(np.array(look.light_position))
+        lamp = np.array(look.light_position)
+        self._lamp_disc, self._lamp_rim = _lamp_points(lamp)
+        self._caster = Caster(model, self._data, lamp, _LAMP_RADIUS)
+        self._still: dict[tuple[int, int], Hits] = {}  # of the agent's camera, which stands still, by picture size
 
     def camera(self, qpos: Floats, view: str) -> Camera:
         """The camera of `view` ("agent" or "wrist") in state `qpos`."""
@@ -98,7 +91,10 @@ class Renderer:
         rows, columns = np.divmod(np.arange(height * width), width)
         pixels = np.stack([columns, rows], axis=1).astype(np.float64)
         directions, cosine = camera.rays(pixels, height, width)
-        hits = self._cast(camera.position, directions)
+        if view == "agent" and (height, width) not in self._still:
+            self._still[height, width] = self._caster.still_hits(camera.position, directions)
+        still = self._still[height, width] if view == "agent" else None
+        hits = self._caster.first_hits(camera.position, directions, still)
         lit = self._lit(hits, height, width)
         linear = self._colour(directions, hits, lit)
         edges = self._edges(hits, lit, height, width)
@@ -120,18 +116,7 @@ class Renderer:
         self._data.qpos[:] = qpos
         place_arm(self._model, self._data)
 
-    def _cast(self, origin: Floats, directions: Floats) -> _Hits:
-        count = len(directions)
-        geom = np.empty(count, dtype=np.int32)
-        distance = np.empty(count)
-        normal = np.zeros((count, 3))
-        mujoco.mj_multiRay(
-            self._model, self._data, origin, directions.reshape(-1), _ALL, 1, -1, geom, distance,
-            normal.reshape(-1), count, _FAR,
-        )  # fmt: skip
-        return _Hits(geom, distance, normal, origin + distance[:, None] * directions)
-
-    def _colour(self, directions: Floats, hits: _Hits, lit: Singles) -> Singles:
+    def _colour(self, directions: Floats, hits: Hits, lit: Singles) -> Singles:
         """Linear colour f4 [N,3] of hits that see the part `lit` [N] of the lamp."""
         linear = shade(
             hits.point.astype(np.float32),
@@ -145,7 +130,7 @@ class Renderer:
         linear[hits.geom < 0] = to_linear(np.array(self.scene.look.wall_rgb))
         return linear
 
-    def _lit(self, hits: _Hits, height: int, width: int) -> Singles:
+    def _lit(self, hits: Hits, height: int, width: int) -> Singles:
         """The part f4 [H*W] of the lamp that each pixel sees: soft shadows.
 
         Four rays decide for every second pixel of every second row; pixels between such as agree on geom and
@@ -177,37 +162,28 @@ class Renderer:
 
         lit: Singles = count.reshape(-1).astype(np.float32) / np.float32(len(self._lamp_rim))
         half = np.flatnonzero((lit > 0) & (lit < 1))
-        more = self._count_lamp(self._lamp_disc, hits.point[half])
+        more = self._caster.count_lamp(self._lamp_disc, hits.point[half])
         total = len(self._lamp_rim) + len(self._lamp_disc)
         lit[half] = (lit[half] * len(self._lamp_rim) + more) / total
         return lit
 
-    def _faces_lamp(self, hits: _Hits) -> NDArray[np.bool_]:
+    def _faces_lamp(self, hits: Hits) -> NDArray[np.bool_]:
         towards = np.asarray(self._light.position, dtype=np.float64) - hits.point
         facing: NDArray[np.bool_] = np.einsum("ij,ij->i", towards, hits.normal) > 0
         return facing & (hits.geom >= 0)
 
-    def _cast_lamp(self, count: NDArray[np.int64], where: NDArray[np.bool_], hits: _Hits) -> None:
+    def _cast_lamp(self, count: NDArray[np.int64], where: NDArray[np.bool_], hits: Hits) -> None:
         chosen = np.flatnonzero(where)
         count.reshape(-1)[chosen] = self._count_lamp(self._lamp_rim, hits.point[chosen])
 
     def _count_lamp(self, lamp: Floats, points: Floats) -> NDArray[np.int64]:
         """How many of the points `lamp` [L,3] each of `points` [N,3] sees."""
-        count = np.zeros(len(points), dtype=np.int64)
-        distance = np.empty(len(points))
-        geom = np.empty(len(points), dtype=np.int32)
-        for origin in lamp:
-            way = points - origin
-            length = np.sqrt(np.einsum("ij,ij->i", way, way))
-            way /= length[:, None]
-            mujoco.mj_multiRay(
-                self._model, self._data, origin, way.reshape(-1), _OCCLUDERS, 1, -1, geom, distance, None,
-                len(points), _FAR,
-            )  # fmt: skip
-            count += (distance < 0) | (distance > length - 1e-3)
+        count = np.full(len(points), len(lamp))
+        unsure = np.flatnonzero(self._caster.may_be_shaded(points))
+        count[unsure] = self._caster.count_lamp(lamp, points[unsure])
         return count
 
-    def _edges(self, hits: _Hits, lit: Singles, height: int, width: int) -> NDArray[np.int64]:
+    def _edges(self, hits: Hits, lit: Singles, height: int, width: int) -> NDArray[np.int64]:
         """Pixels whose neighbour shows another geom, another face or another light."""
         geom = hits.geom.reshape(height, width)
         normal = hits.normal.astype(np.float32).reshape(height, width, 3)
@@ -228,7 +204,7 @@ class Renderer:
         """Linear colour f4 [N,3] of `pixels`, the mean over four rays each."""
         spread = (pixels[:, None] + _OFFSETS).reshape(-1, 2)
         directions, _ = camera.rays(spread, height, width)
-        hits = self._cast(camera.position, directions)
+        hits = self._caster.first_hits(camera.position, directions)
         facing = np.flatnonzero(self._faces_lamp(hits))
         lit = np.zeros(len(spread), dtype=np.float32)
         for k, lamp in enumerate(self._lamp_rim):  # each of a pixel's four rays meets another point of the lamp

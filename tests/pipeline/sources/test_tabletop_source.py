@@ -1,0 +1,167 @@
+import hashlib
+import json
+import pickle
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_specs.datasets import FrameSampling
+from data_specs.records import BadClip, Clip
+from pipeline.sim.episode import demonstrate
+from pipeline.sim.record import record
+from pipeline.sources import open_source
+
+SMALL = FrameSampling(size=48)
+OPTIONS = {"clips": "2", "seed": "3", "tasks": "reach"}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("rgbd") / "data"
+    record("rgbd", out, clips=2, seed=3, tasks="reach", views=("agent", "wrist"), size=48)
+    return out
+
+
+def digest(clip: Clip) -> str:
+    sha = hashlib.sha256(f"{clip.key} {clip.split} {clip.text}".encode())
+    for field in fields(clip):
+        value = getattr(clip, field.name)
+        if isinstance(value, np.ndarray):
+            sha.update(f"{field.name} {value.dtype} {value.shape}".encode() + value.tobytes())
+    return sha.hexdigest()
+
+
+def test_listing() -> None:
+    source = open_source("tabletop")
+    refs = source.clips()
+    assert len(refs) == 20
+    assert [r.key for r in refs] == sorted(r.key for r in refs)
+    assert refs[7].key == "s0-000007-pick"
+    assert [r.key for r in open_source("tabletop", split="val").clips()] == ["s0-000009-place", "s0-000019-place"]
+    assert len(open_source("tabletop", split="train").clips()) == 18
+
+
+def test_a_generated_clip() -> None:
+    source = open_source("tabletop", options={"seed": "2"})
+    ref = source.clips()[1]
+    clip = source.read(ref, SMALL)
+    episode = demonstrate(2, 1)
+    assert (clip.key, clip.text) == (ref.key, episode.scene.instruction)
+    count = len(clip)
+    np.testing.assert_array_equal(clip.time, np.arange(count) / 4)
+    assert (clip.rgb.dtype, clip.rgb.shape) == (np.uint8, (count, 48, 48, 3))
+    assert (clip.depth.dtype, clip.depth.shape) == (np.float32, (count, 48, 48))
+    assert (clip.intrinsic.dtype, clip.intrinsic.shape) == (np.float32, (count, 3, 3))
+    assert (clip.extrinsic.dtype, clip.extrinsic.shape) == (np.float32, (count, 3, 4))
+    assert (clip.state.dtype, clip.state.shape) == (np.float32, (count, source.spec.state_dim))
+    assert (clip.action.dtype, clip.action.shape) == (np.float32, (count, source.spec.action_dim))
+    np.testing.assert_array_equal(clip.state, episode.state[::5][:count])
+    np.testing.assert_array_equal(clip.action, episode.action[::5][:count])
+    assert clip.is_pad.shape == (count,)
+
+
+@pytest.mark.parametrize("view", ["agent", "wrist"])
+@pytest.mark.parametrize("frames", [SMALL, FrameSampling(fps=None, stride=3, max=0, size=48)], ids=["fps", "stride"])
+def test_recorded_equals_generated(root: Path, view: str, frames: FrameSampling) -> None:
+    generated = open_source("tabletop", options={**OPTIONS, "view": view})
+    recorded = open_source("tabletop", root, options={"view": view})
+    pairs = list(zip(generated.clips(), recorded.clips(), strict=True))
+    assert len(pairs) == 2
+    for one, other in pairs:
+        assert (one.key, one.split) == (other.key, other.split)
+        assert digest(generated.read(one, frames)) == digest(recorded.read(other, frames))
+
+
+def test_another_process_and_order_read_the_same_bytes() -> None:
+    source = open_source("tabletop", options=OPTIONS)
+    refs = source.clips()
+    source.read(refs[0], SMALL)
+    second = source.read(refs[1], SMALL)
+    code = (
+        "import pickle, sys; sys.path.insert(0, sys.argv[1]); from test_tabletop_source import SMALL, digest\n"
+        "source, ref = pickle.load(sys.stdin.buffer); print(digest(source.read(ref, SMALL)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(Path(__file__).parent)],
+        input=pickle.dumps((source, refs[1])),
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout.decode().strip() == digest(second)
+
+
+def test_another_size_is_cropped_with_its_camera(root: Path) -> None:
+    source = open_source("tabletop", root)
+    ref = source.clips()[0]
+    full, half = source.read(ref, SMALL), source.read(ref, FrameSampling(size=24))
+    assert half.rgb.shape[1:] == (24, 24, 3)
+    assert half.depth.shape[1:] == (24, 24)
+    np.testing.assert_allclose(half.intrinsic[:, 0, 0], full.intrinsic[:, 0, 0] / 2, rtol=1e-5)
+
+
+def test_too_few_frames_are_bad_data() -> None:
+    source = open_source("tabletop", options=OPTIONS)
+    with pytest.raises(BadClip, match="expected at least 50"):
+        source.read(source.clips()[0], FrameSampling(min=50, size=48))
+
+
+@pytest.mark.parametrize("damage", ["missing_folder", "no_json", "bad_json", "short_state", "no_frame", "cut_frame"])
+def test_damage_is_a_bad_clip(root: Path, tmp_path: Path, damage: str) -> None:
+    import shutil
+
+    copy = tmp_path / "data"
+    shutil.copytree(root, copy)
+    source = open_source("tabletop", copy)
+    key = source.clips()[0].key
+    folder = copy / "clips" / key
+    frame = folder / "agent/depth/000000.png"
+    if damage == "missing_folder":
+        shutil.rmtree(folder)
+    elif damage == "no_json":
+        (folder / "clip.json").unlink()
+    elif damage == "bad_json":
+        (folder / "clip.json").write_text('{"time": [')
+    elif damage == "short_state":
+        clip = json.loads((folder / "clip.json").read_text())
+        clip["state"].pop()
+        (folder / "clip.json").write_text(json.dumps(clip))
+    elif damage == "no_frame":
+        frame.unlink()
+    else:
+        frame.write_bytes(frame.read_bytes()[:200])
+    with pytest.raises(BadClip) as caught:
+        source.read(source.clips()[0], SMALL)
+    assert caught.value.key == key
+    assert str(copy) not in caught.value.reason or damage != "missing_folder"
+    source.read(source.clips()[1], SMALL)  # its neighbour is fine
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"sede": "1"}, "Did you mean 'seed'"),
+        ({"view": "agnet"}, "Did you mean 'agent'"),
+        ({"clips": "0"}, "at least 1"),
+        ({"seed": "x"}, "whole number"),
+        ({"tasks": "juggle"}, "Unknown task"),
+    ],
+)
+def test_wrong_options(options: dict[str, str], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        open_source("tabletop", options=options)
+
+
+def test_wrong_requests(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="split"):
+        open_source("tabletop", split="tset")
+    with pytest.raises(ValueError, match="no option 'seed'"):
+        open_source("tabletop", root, options={"seed": "1"})
+    with pytest.raises(ValueError, match="holds no rgbd recording"):
+        open_source("tabletop", tmp_path).clips()
+    (tmp_path / "dataset.json").write_text('{"format": "other"}')
+    with pytest.raises(ValueError, match="not of format"):
+        open_source("tabletop", tmp_path).clips()
