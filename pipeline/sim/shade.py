@@ -79,7 +79,7 @@ def shade(
     albedo = surface.rgb[geom_N] * _patterns(point_N3, surface.pattern[geom_N])[:, None]
     gloss = surface.gloss[geom_N] * glint * lit_N
     return np.asarray(
-        albedo * (ambient[:, None] + (0.95 * diffuse)[:, None] * light.rgb) + gloss[:, None] * light.rgb,
+        albedo * (ambient[:, None] + (0.75 * diffuse)[:, None] * light.rgb) + gloss[:, None] * light.rgb,
         dtype=np.float32,
     )
 

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -129,3 +131,10 @@ def test_progress_is_called_for_each_clip(tmp_path: Path) -> None:
     calls: list[int] = []
     record("rgbd", tmp_path, clips=2, tasks="reach", size=16, progress=lambda: calls.append(1))
     assert len(calls) == 2
+
+
+def test_the_command_line_pays_nothing_for_the_simulator() -> None:
+    imports = "import sys, pipeline.sim.record, pipeline.sources.tabletop"
+    code = f"{imports}; print({{'mujoco', 'av', 'torch'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert done.stdout.strip() == "set()"
