@@ -124,12 +124,16 @@ class FileEntry(_Spec):
 
 
 class ArrayEntry(_Spec):
-    """An array of a shard: over all its clips, in order. `bytes` as stored, `crc32` of the values clip by clip."""
+    """An array of a shard, over all its clips in order.
+
+    `bytes` as stored, `crc32` of the values clip by clip, `nonfinite` how many of them are infinite or not a number.
+    """
 
     dtype: str
     shape: tuple[int, ...]
     bytes: int
     crc32: int
+    nonfinite: int = 0
 
 
 class ClipRow(_Spec):

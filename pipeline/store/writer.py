@@ -3,6 +3,8 @@
 import hashlib
 from pathlib import Path
 
+import numpy as np
+
 from data_specs.arrays import Array
 from data_specs.records import ClipRecord
 from data_specs.shards import ArrayEntry, ClipRow, FileEntry, Rejected, Sidecar
@@ -120,16 +122,22 @@ def summarise(reader: ShardReader) -> dict[str, ArrayEntry]:
 
 
 def array_entry(reader: ShardReader, name: str) -> ArrayEntry:
-    """One array of a shard. Offsets count as F+1 rows over the shard, whatever the format."""
-    crc, rows, last = 0, 0, None
+    """One array of a shard; `bytes` is 0. Offsets count as F+1 rows over the shard, whatever the format."""
+    crc, rows, nonfinite, last = 0, 0, 0, None
     for clip in range(len(reader.lengths)):
         last = reader.clip_array(name, clip)
         crc = update_crc(crc, last)
         rows += len(last)
+        nonfinite += count_nonfinite(last)
     assert last is not None
     if name.endswith("/offset"):
         rows -= len(reader.lengths) - 1
-    return ArrayEntry(dtype=last.dtype.str, shape=(rows, *last.shape[1:]), bytes=0, crc32=crc)
+    return ArrayEntry(dtype=last.dtype.str, shape=(rows, *last.shape[1:]), bytes=0, crc32=crc, nonfinite=nonfinite)
+
+
+def count_nonfinite(array: Array) -> int:
+    """Values that are infinite or not a number; 0 for integers."""
+    return int(array.size - np.count_nonzero(np.isfinite(array))) if array.dtype.kind == "f" else 0
 
 
 def _check_alike(first: ClipRecord, record: ClipRecord) -> None:

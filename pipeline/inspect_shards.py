@@ -1,0 +1,253 @@
+"""What a store holds, in numbers: for people, for `--json`, and for the page."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from data_specs.arrays import Array
+from data_specs.records import exclusive_sum
+from data_specs.shards import DatasetRecord, Manifest, ModelRecord, Rejected, Sidecar
+from pipeline.store.columns import content_digest
+from pipeline.store.errors import ShardError
+from pipeline.store.layout import StoreLayout, current_rejections
+from pipeline.store.shard import ShardReader, open_shard
+from pipeline.store.verify import Damage
+from pipeline.store.verify import verify as check
+from pipeline.store.writer import array_entry
+
+HISTOGRAM_BINS = 24
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Spread(_Part):
+    """Least, median and greatest."""
+
+    min: float
+    median: float
+    max: float
+
+
+class Range(_Part):
+    """Least and greatest."""
+
+    min: float
+    max: float
+
+
+class Histogram(_Part):
+    """`counts[i]` values lie in [edges[i], edges[i+1]); the last bin holds its upper edge too."""
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+class DamageEntry(_Part):
+    """See `pipeline.store.verify.Damage`."""
+
+    shard: str
+    array: str
+    problem: str
+
+
+class StoreSummary(_Part):
+    """What `cla inspect-shards` reports. Fields about frames are None for a store without frames.
+
+    `compression_vs_dense` is `dense_bytes_per_frame`, of the array that `dense_layout` names, over the store's bytes a
+    frame; `bytes` is of the data files, `bytes_per_frame_by_array` of the arrays as stored (the rest is headers and
+    metadata). `verified` is None when nobody looked, else whether no damage was found. `digest` is of the content by
+    clip and frame, the same for every shard size, format, engine and number of workers. `nonfinite` counts values that are
+    not finite by array. `depth` and `confidence` span the ranges of all frames. `unread` lists shards that could not
+    be opened, whose frames are missing from the figures.
+    """
+
+    path: str
+    schema_version: int
+    format: str
+    dataset: DatasetRecord
+    models: tuple[ModelRecord, ...]
+    random_weights: tuple[str, ...]
+    recipe: dict[str, Any]
+    geometry: dict[str, Any]
+    seed: int
+    sizes: dict[str, int]
+    shards: int
+    clips: int
+    frames: int
+    bytes: int
+    bytes_per_frame: float | None
+    bytes_per_frame_by_array: dict[str, float] = Field(default_factory=dict)
+    dense_layout: str
+    dense_bytes_per_frame: int
+    compression_vs_dense: float | None
+    tokens_per_frame: Spread | None
+    tokens_histogram: Histogram | None
+    points_per_frame: Spread | None
+    depth: Range | None
+    confidence: Range | None
+    nonfinite: dict[str, int]
+    rejected: int
+    rejected_clips: tuple[Rejected, ...]
+    verified: bool | None
+    damages: tuple[DamageEntry, ...]
+    unread: tuple[DamageEntry, ...]
+    digest: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The summary as plain values."""
+        return self.model_dump(mode="json")
+
+
+def inspect_store(path: str, *, verify: bool = False) -> StoreSummary:
+    """Read a store's figures from its sidecars and its small arrays; with `verify` also check all of it.
+
+    Args:
+        path: a folder or any fsspec URL.
+        verify: check every checksum, schema rule and index row, and count non-finite values anew.
+
+    Raises:
+        StoreRequestError: there is no store at `path`, or it has another schema version.
+    """
+    layout = StoreLayout.open(str(path))
+    sidecars, unread = [], []
+    for shard in layout.committed():
+        try:
+            sidecars.append(layout.sidecar(shard))
+        except ShardError as error:
+            unread.append(_entry(Damage(shard=shard, array=error.array or "", problem=error.problem)))
+    figures = _Figures()
+    for sidecar in sidecars:
+        if sidecar.file is not None:
+            try:
+                reader = open_shard(layout.source(sidecar.shard), sidecar.shard, sidecar.format)
+                figures.read(reader, recount=verify)
+            except ShardError as error:
+                unread.append(_entry(Damage(shard=sidecar.shard, array=error.array or "", problem=error.problem)))
+    if not verify:
+        for sidecar in sidecars:
+            figures.count({name: entry.nonfinite for name, entry in sidecar.arrays.items()})
+    damages = tuple(_entry(damage) for damage in check(layout)) if verify else ()
+    return _summary(layout, sidecars, figures, verified=not damages if verify else None, damages=damages, unread=unread)
+
+
+class _Figures:
+    """What is gathered shard by shard."""
+
+    def __init__(self) -> None:
+        self.tokens: list[Array] = []
+        self.points: list[Array] = []
+        self.depth: list[Array] = []
+        self.confidence: list[Array] = []
+        self.nonfinite: dict[str, int] = {}
+
+    def read(self, reader: ShardReader, *, recount: bool) -> None:
+        """Add a shard; all of its figures or, when it is damaged, none."""
+        tokens, points, depth, confidence = [], [], [], []
+        for clip in range(len(reader.lengths)):
+            offset = reader.offset("tokens/offset", clip)
+            tokens.append(np.diff(offset))
+            points.append(np.diff(exclusive_sum(reader.clip_array("tokens/count", clip))[offset]))
+            depth.append(np.array(reader.clip_array("camera/range", clip)))
+            confidence.append(np.array(reader.clip_array("camera/conf_range", clip)))
+        if recount:
+            self.count({name: array_entry(reader, name).nonfinite for name in reader.arrays})
+        self.tokens += tokens
+        self.points += points
+        self.depth += depth
+        self.confidence += confidence
+
+    def count(self, nonfinite: Mapping[str, int]) -> None:
+        """Add counts of non-finite values."""
+        for name, count in nonfinite.items():
+            if count:
+                self.nonfinite[name] = self.nonfinite.get(name, 0) + count
+
+
+def _summary(
+    layout: StoreLayout,
+    sidecars: Sequence[Sidecar],
+    figures: _Figures,
+    *,
+    verified: bool | None,
+    damages: tuple[DamageEntry, ...],
+    unread: Sequence[DamageEntry],
+) -> StoreSummary:
+    manifest: Manifest = layout.manifest
+    rows = [row for sidecar in sidecars for row in sidecar.rows]
+    frames = sum(row.frames for row in rows)
+    stored = sum(sidecar.file.bytes for sidecar in sidecars if sidecar.file)
+    by_array: dict[str, int] = {}
+    for sidecar in sidecars:
+        for name, entry in sidecar.arrays.items():
+            by_array[name] = by_array.get(name, 0) + entry.bytes
+    points, channels = manifest.sizes["P"], manifest.sizes["C"]
+    dense = points * channels * 2
+    tokens = np.concatenate(figures.tokens) if figures.tokens else np.zeros(0)
+    rejected = tuple(current_rejections(sidecars))
+    return StoreSummary(
+        path=layout.url,
+        schema_version=manifest.schema_version,
+        format=manifest.format,
+        dataset=manifest.dataset,
+        models=manifest.models,
+        random_weights=tuple(model.role for model in manifest.models if model.random),
+        recipe=manifest.recipe,
+        geometry=manifest.geometry,
+        seed=manifest.seed,
+        sizes=manifest.sizes,
+        shards=sum(sidecar.file is not None for sidecar in sidecars),
+        clips=len(rows),
+        frames=frames,
+        bytes=stored,
+        bytes_per_frame=stored / frames if frames else None,
+        bytes_per_frame_by_array={name: size / frames for name, size in by_array.items()} if frames else {},
+        dense_layout=f"[{points}, {channels}] float16",
+        dense_bytes_per_frame=dense,
+        compression_vs_dense=dense * frames / stored if stored else None,
+        tokens_per_frame=_spread(tokens),
+        tokens_histogram=_histogram(tokens),
+        points_per_frame=_spread(np.concatenate(figures.points) if figures.points else np.zeros(0)),
+        depth=_range(figures.depth),
+        confidence=_range(figures.confidence),
+        nonfinite=dict(sorted(figures.nonfinite.items())),
+        rejected=len(rejected),
+        rejected_clips=rejected,
+        verified=verified,
+        damages=damages,
+        unread=tuple(unread),
+        digest=content_digest((row.key, row.digest) for row in rows),
+    )
+
+
+def _spread(values: Array) -> Spread | None:
+    if values.size == 0:
+        return None
+    return Spread(min=float(values.min()), median=float(np.median(values)), max=float(values.max()))
+
+
+def _histogram(values: Array) -> Histogram | None:
+    """Bins of whole numbers, at most `HISTOGRAM_BINS`."""
+    if values.size == 0:
+        return None
+    low, high = int(values.min()), int(values.max()) + 1
+    step = max(1, -(-(high - low) // HISTOGRAM_BINS))
+    edges = np.arange(low, high + step, step)
+    counts, _ = np.histogram(values, bins=edges)
+    return Histogram(edges=tuple(edges.tolist()), counts=tuple(counts.tolist()))
+
+
+def _range(parts: Sequence[Array]) -> Range | None:
+    """Over [F,2] arrays of least and greatest; values that are not finite are left to `nonfinite`."""
+    if not parts:
+        return None
+    both = np.concatenate(parts)
+    finite = both[np.isfinite(both)]
+    return Range(min=float(finite.min()), max=float(finite.max())) if finite.size else None
+
+
+def _entry(damage: Damage) -> DamageEntry:
+    return DamageEntry(shard=damage.shard, array=damage.array, problem=damage.problem)
