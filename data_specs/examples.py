@@ -91,7 +91,7 @@ def _frame(
         ],
         axis=1,
     )
-    middle, scale = (xyz.max(0) + xyz.min(0)) / 2, 2.0 / np.ptp(xyz, axis=0).max()
+    middle, scale = (xyz.max(0) + xyz.min(0)) / 2, 2.0 / max(np.ptp(xyz, axis=0).max(), 1e-3)
     coord = (xyz - middle) * scale
     _, token = np.unique(np.floor((coord + 1) / cell).astype(np.int64), axis=0, return_inverse=True)
     order = np.lexsort((pixel, token))

@@ -60,9 +60,9 @@ class StoreSummary(_Part):
     `compression_vs_dense` is `dense_bytes_per_frame`, of the array that `dense_layout` names, over the store's bytes a
     frame; `bytes` is of the data files, `bytes_per_frame_by_array` of the arrays as stored (the rest is headers and
     metadata). `verified` is None when nobody looked, else whether no damage was found. `digest` is of the content by
-    clip and frame, the same for every shard size, format, engine and number of workers. `nonfinite` counts values that are
-    not finite by array. `depth` and `confidence` span the ranges of all frames. `unread` lists shards that could not
-    be opened, whose frames are missing from the figures.
+    clip and frame, the same for every shard size, format, engine and number of workers. `nonfinite` counts values
+    that are not finite by array. `depth` and `confidence` span the ranges of all frames. `unread` lists shards that
+    could not be opened, whose frames are missing from the figures.
     """
 
     path: str

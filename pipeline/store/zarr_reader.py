@@ -184,6 +184,8 @@ class ZarrShard(ShardReader):
         expected = ARRAYS.get(name)
         if expected is not None and dtype != np.dtype(expected.dtype):
             raise ShardError(self.name, name, f"has dtype {dtype}, expected {np.dtype(expected.dtype)}")
+        if 0 in shape:  # Zarr writes no chunk for it
+            return _Raw(self._source, 0, dtype, shape)
         start, size = self._data(f"{name}/c{'/0' * len(shape)}", name)
         codecs = [codec["name"] for codec in meta["codecs"]]
         if codecs == ["sharding_indexed"]:
