@@ -6,16 +6,120 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from data_specs.records import ClipRecord
+from pipeline.config import FailedError, RequestError
 from pipeline.page import sections
-from pipeline.page.charts import ramp_css
-from pipeline.page.clouds import ClipView, Components
+from pipeline.page.charts import Histogram, ramp_css
+from pipeline.page.clouds import (
+    MAX_CLIPS,
+    ClipView,
+    Components,
+    clip_view,
+    fit_components,
+    frames_a_clip,
+    point_conf,
+    point_depth,
+    spread,
+)
 from pipeline.page.pictures import colour_map, packed
 from pipeline.page.sections import PageFacts
+from pipeline.store import StoreError, open_store
+from pipeline.store.rules import check_record
+
+if TYPE_CHECKING:
+    from pipeline.inspect_shards import StoreSummary
+    from pipeline.store.loader import Store
 
 SCRIPTS = ("geometry.js", "painters.js", "viewer.js")
 _PLACE = re.compile(r"\{\{([a-z_]+)\}\}")
+
+
+def write_page(store: str, summary: "StoreSummary", out: Path) -> None:
+    """Write the page of a store to `out`: its numbers, and some frames of up to 8 clips spread over it.
+
+    A clip that cannot be read or breaks a rule of the schema is named on the page with the reason, not shown.
+
+    Raises:
+        RequestError: there is no store, or no folder for `out`.
+        FailedError: `out` cannot be written.
+    """
+    if not out.parent.is_dir():
+        raise RequestError(f"There is no folder {out.parent}: create it, or name another file for --html.")
+    opened = open_store(store)
+    records, unread = _read(opened)
+    frames = [spread(len(record), frames_a_clip(len(records))) for record in records]
+    components = fit_components(records, frames)
+    width = opened.manifest.sizes["W"]
+    clips = [clip_view(record, i, components, width) for record, i in zip(records, frames, strict=True)]
+    facts = page_facts(summary, opened.manifest.model_dump(mode="json"), records, frames)
+    page = render_page(facts, clips, components, width=width, unread=unread)
+    try:
+        out.write_text(page, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise FailedError(f"The page cannot be written to {out}: {error.strerror or error}.") from error
+
+
+def _read(store: "Store") -> tuple[list[ClipRecord], list[tuple[str, str]]]:
+    records, unread = [], []
+    for i in spread(len(store), MAX_CLIPS):
+        try:
+            record = store[i]
+            check_record(record, store.manifest.sizes)
+        except (StoreError, ValueError) as error:
+            unread.append((store.info(i).key, str(error)))
+        else:
+            records.append(record)
+    return records, unread
+
+
+def page_facts(
+    summary: "StoreSummary",
+    manifest: Mapping[str, Any],
+    records: Sequence[ClipRecord],
+    frames: Sequence[Sequence[int]],
+) -> PageFacts:
+    """What the page says of a store; depth and confidence are counted over `frames` of `records`."""
+    shown = [(record, i) for record, chosen in zip(records, frames, strict=True) for i in chosen]
+    depth = np.concatenate([np.zeros(0), *(point_depth(record, i) for record, i in shown)])
+    conf = np.concatenate([np.zeros(0), *(point_conf(record, i) for record, i in shown)])
+    tokens, rows = summary.tokens_per_frame, summary.tokens_histogram
+    spec = summary.dataset.spec
+    damages = [*summary.damages, *(entry for entry in summary.unread if entry not in summary.damages)]
+    return PageFacts(
+        where=summary.path,
+        title=str(spec.get("title") or summary.dataset.name),
+        dataset=summary.dataset.name,
+        split=summary.dataset.split,
+        licence=str(spec.get("licence", "")),
+        format=summary.format,
+        clips=summary.clips,
+        frames=summary.frames,
+        bytes_per_frame=summary.bytes_per_frame or 0.0,
+        bytes_by_array=summary.bytes_per_frame_by_array,
+        compression=summary.compression_vs_dense,
+        dense_layout=summary.dense_layout,
+        dense_bytes=summary.dense_bytes_per_frame,
+        digest=summary.digest,
+        tokens=None if tokens is None else (tokens.min, tokens.median, tokens.max),
+        token_histogram=Histogram(edges=(), counts=()) if rows is None else Histogram(**rows.model_dump()),
+        depth_histogram=Histogram.of(depth),
+        conf_histogram=Histogram.of(conf),
+        depth_range=None if summary.depth is None else (summary.depth.min, summary.depth.max),
+        conf_range=None if summary.confidence is None else (summary.confidence.min, summary.confidence.max),
+        seen=f"over the {sections.plural(len(shown), 'frame')} on this page",
+        nonfinite=summary.nonfinite,
+        rejected=[(clip.key, clip.reason) for clip in summary.rejected_clips],
+        rejected_total=summary.rejected,
+        damages=[": ".join(part for part in (d.shard, d.array, d.problem) if part) for d in damages],
+        verified=summary.verified,
+        models=summary.models,
+        manifest=manifest,
+    )
 
 
 def render_page(

@@ -20,9 +20,6 @@ MAX_FRAMES = 32
 MAX_FRAMES_A_CLIP = 12
 MAX_POINTS = 8192
 
-GREY = 128
-"""Colour value of a feature that has no principal components: it is not finite, or all features are equal."""
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FrameView:
@@ -64,12 +61,10 @@ class Components:
 
     def colours(self, feat_TC: Array) -> Array:
         """Red, green and blue u1 [T,3] of the three components."""
-        usable: Array = np.asarray(np.isfinite(feat_TC).all(axis=1))
-        projected = (np.where(usable[:, None], feat_TC, 0).astype(np.float32) - self.mean) @ self.axes
+        projected = (feat_TC.astype(np.float32) - self.mean) @ self.axes
         extent = self.high - self.low
         level = np.where(extent > 0, (projected - self.low) / np.where(extent > 0, extent, 1), 0.5)
-        colour = np.rint(np.clip(level, 0, 1) * 255)
-        return np.where(usable[:, None], colour, GREY).astype(np.uint8)
+        return np.asarray(np.rint(np.clip(level, 0, 1) * 255), dtype=np.uint8)
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -91,14 +86,12 @@ def fit_components(records: Sequence[ClipRecord], frames: Sequence[Sequence[int]
 
     A component's sign is arbitrary: its greatest loading is made positive, so that two pages of a store agree.
     """
-    parts = [(record, i) for record, chosen in zip(records, frames, strict=True) for i in chosen]
     feats, weights = [], []
-    for record, i in parts:
-        rows = slice(int(record.tokens.offset[i]), int(record.tokens.offset[i + 1]))
-        feat = record.tokens.feat[rows].astype(np.float32)
-        usable = np.isfinite(feat).all(axis=1)
-        feats.append(feat[usable])
-        weights.append(record.tokens.count[rows][usable].astype(np.float64))
+    for record, chosen in zip(records, frames, strict=True):
+        for i in chosen:
+            rows = slice(int(record.tokens.offset[i]), int(record.tokens.offset[i + 1]))
+            feats.append(record.tokens.feat[rows].astype(np.float32))
+            weights.append(record.tokens.count[rows].astype(np.float64))
     channels = records[0].tokens.feat.shape[1] if records else 3
     feat_TC = np.concatenate(feats) if feats else np.zeros((0, channels), np.float32)
     weight_T = np.concatenate(weights) if weights else np.zeros(0)
@@ -131,8 +124,8 @@ def fit_components(records: Sequence[ClipRecord], frames: Sequence[Sequence[int]
 
 def clip_view(record: ClipRecord, frames: Sequence[int], components: Components, width: int) -> ClipView:
     """Frames of a clip as the page shows them; `width` is the side of the stored frames in pixels."""
-    depths = [_depth(record, i) for i in frames]
-    confs = [_conf(record, i) for i in frames]
+    depths = [point_depth(record, i) for i in frames]
+    confs = [point_conf(record, i) for i in frames]
     depth_scale, conf_scale = _range(depths), _range(confs)
     return ClipView(
         key=record.key,
@@ -152,26 +145,24 @@ def _frame_view(
     record: ClipRecord, i: int, depth_n: Array, scale: tuple[float, float], components: Components, width: int
 ) -> FrameView:
     rows = slice(int(record.tokens.offset[i]), int(record.tokens.offset[i + 1]))
-    count = record.tokens.count[rows].astype(np.int64)
     n, camera = len(depth_n), record.camera
-    token_n = np.repeat(np.arange(len(count)), count)
+    token_n, tokens = point_tokens(record, i), rows.stop - rows.start
     shown = np.array(spread(n, MAX_POINTS), dtype=np.int64)
     pixel_n = record.points.pixel[i, :n]
-    image = image_uri(record.rgb.data[int(record.rgb.offset[i]) : int(record.rgb.offset[i + 1])].tobytes())
     intrinsic = camera.intrinsic[i]
     return FrameView(
         number=i,
         time=float(record.time[i]),
-        tokens=len(count),
+        tokens=tokens,
         points=n,
-        image=image,
+        image=image_uri(stored_image(record, i)),
         depth=image_uri(depth_picture(pixel_n, depth_n, *scale, width)),
         data={
             "pixel": packed(pixel_n[shown]),
             "depth": packed(record.points.depth[i, :n][shown]),
             "conf": packed(record.points.conf[i, :n][shown]),
             "rgb": packed(record.points.rgb[i, :n][shown]),
-            "count": packed(np.bincount(token_n[shown], minlength=len(count)).astype(np.uint16)),
+            "count": packed(np.bincount(token_n[shown], minlength=tokens).astype(np.uint16)),
             "pca": packed(components.colours(record.tokens.feat[rows])),
             "intrinsic": _numbers(intrinsic[[0, 1, 0, 1], [0, 1, 2, 2]]),
             "extrinsic": _numbers(camera.extrinsic[i]),
@@ -187,12 +178,25 @@ def point_count(record: ClipRecord, i: int) -> int:
     return int(record.tokens.count[int(record.tokens.offset[i]) : int(record.tokens.offset[i + 1])].sum())
 
 
-def _depth(record: ClipRecord, i: int) -> Array:
+def point_tokens(record: ClipRecord, i: int) -> Array:
+    """Row i8 [n] of each point of frame `i` among the frame's features: points are sorted by row."""
+    count = record.tokens.count[int(record.tokens.offset[i]) : int(record.tokens.offset[i + 1])]
+    return np.repeat(np.arange(len(count)), count.astype(np.int64))
+
+
+def stored_image(record: ClipRecord, i: int) -> bytes:
+    """The encoded image of frame `i`."""
+    return record.rgb.data[int(record.rgb.offset[i]) : int(record.rgb.offset[i + 1])].tobytes()
+
+
+def point_depth(record: ClipRecord, i: int) -> Array:
+    """Depth f8 [n] of the points of frame `i`."""
     near, far = record.camera.range[i].astype(np.float64)
     return np.asarray(near + record.points.depth[i, : point_count(record, i)] / 65535 * (far - near))
 
 
-def _conf(record: ClipRecord, i: int) -> Array:
+def point_conf(record: ClipRecord, i: int) -> Array:
+    """Confidence f8 [n] of the points of frame `i`."""
     low, high = record.camera.conf_range[i].astype(np.float64)
     return np.asarray(low + record.points.conf[i, : point_count(record, i)] / 255 * (high - low))
 
@@ -200,7 +204,6 @@ def _conf(record: ClipRecord, i: int) -> Array:
 def _range(parts: Sequence[Array]) -> tuple[float, float]:
     """The range that colours span: without the extreme percent at either end, where a few points take it all."""
     values = np.concatenate([*parts, np.zeros(0)])
-    values = values[np.isfinite(values)]
     if not len(values):
         return (0.0, 1.0)
     low, high = np.percentile(values, [1, 99])
@@ -217,6 +220,5 @@ def _weighted_range(values: Array, weights: Array, tail: float) -> tuple[float, 
 
 
 def _numbers(values: Array) -> list[float]:
-    """Numbers for JSON: nine digits carry a float32 exactly; what is not finite becomes 0 (the frame stays blank)."""
-    finite = np.nan_to_num(values.reshape(-1).astype(np.float64), posinf=0, neginf=0)
-    return [float(f"{value:.9g}") for value in finite]
+    """Numbers for JSON: nine digits carry a float32 exactly."""
+    return [float(f"{value:.9g}") for value in values.reshape(-1).astype(np.float64)]

@@ -60,15 +60,17 @@ def _spread(canvas: Array, *, diagonal: bool) -> Array:
     return np.where(np.isfinite(canvas), canvas, near)
 
 
-def image_uri(data: bytes) -> str | None:
-    """`data` as a data URI, None when it is neither JPEG nor PNG: nothing else may stand in a store."""
+def media_type(data: bytes) -> str | None:
+    """`image/jpeg` or `image/png` by the first bytes, None when it is neither: nothing else may stand in a store."""
     if data.startswith(b"\xff\xd8\xff"):
-        kind = "jpeg"
-    elif data.startswith(b"\x89PNG\r\n\x1a\n"):
-        kind = "png"
-    else:
-        return None
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+        return "image/jpeg"
+    return "image/png" if data.startswith(b"\x89PNG\r\n\x1a\n") else None
+
+
+def image_uri(data: bytes) -> str | None:
+    """`data` as a data URI, None when it is not an image."""
+    kind = media_type(data)
+    return None if kind is None else f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def packed(array: Array) -> str:

@@ -12,7 +12,6 @@ from pipeline.page.clouds import ClipView, Components
 
 MAX_REJECTED = 200
 MAX_DAMAGES = 50
-DENSE = "[8192, 512] float16"
 _NAMES = {"vggt": "VGGT", "concerto": "Concerto"}
 
 
@@ -20,9 +19,10 @@ _NAMES = {"vggt": "VGGT", "concerto": "Concerto"}
 class PageFacts:
     """What the page says about a whole store, whatever computed it.
 
-    `bytes_per_frame` by array; `compression` against `DENSE` a frame; `rejected` pairs of key and reason, of
-    `rejected_total`; `damages` sentences; `verified` None when nobody looked; `unread` pairs of clip and reason.
-    `seen` says over what the histograms of depth and confidence are counted.
+    `bytes_per_frame` of everything, `bytes_by_array` its parts; `compression` against `dense_bytes` a frame of an array
+    laid out as `dense_layout`;
+    `rejected` pairs of key and reason, of `rejected_total`; `damages` sentences; `verified` None when nobody looked.
+    `depth_range` and `conf_range` are of all frames, their histograms of what `seen` says; `nonfinite` counts by array.
     """
 
     where: str
@@ -33,14 +33,20 @@ class PageFacts:
     format: str
     clips: int
     frames: int
-    bytes_per_frame: Mapping[str, float]
+    bytes_per_frame: float
+    bytes_by_array: Mapping[str, float]
     compression: float | None
+    dense_layout: str
+    dense_bytes: float
     digest: str | None
     tokens: tuple[float, float, float] | None
     token_histogram: Histogram
     depth_histogram: Histogram
     conf_histogram: Histogram
+    depth_range: tuple[float, float] | None
+    conf_range: tuple[float, float] | None
     seen: str
+    nonfinite: Mapping[str, int]
     rejected: Sequence[tuple[str, str]]
     rejected_total: int
     damages: Sequence[str]
@@ -60,15 +66,14 @@ def header(facts: PageFacts) -> str:
     names = " and ".join(dict.fromkeys(_name(model) for model in facts.models))
     if names:
         sentence += f" through {names}: every frozen feature computed once, kept exactly, ready to train from"
-    total = sum(facts.bytes_per_frame.values())
     figures = [
         ("clips", f"{facts.clips:,}", ""),
         ("frames", f"{facts.frames:,}", ""),
-        ("bytes a frame", _unit(size(total)) if facts.frames else "–", f"{facts.format} shards"),
+        ("bytes a frame", _unit(size(facts.bytes_per_frame)) if facts.frames else "–", f"{facts.format} shards"),
         (
             "smaller than dense",
             f"{number(round(facts.compression, 1))}<small>×</small>" if facts.compression else "–",
-            f"than {DENSE}",
+            f"than {facts.dense_layout}",
         ),
         (
             "distinct rows N′",
@@ -100,6 +105,9 @@ def _banners(facts: PageFacts) -> str:
             '<div class="banner bad" role="alert"><p><strong>This store is damaged.</strong> '
             f"Do not train from it before it is mended.</p><ul>{items}</ul></div>"
         )
+    if facts.nonfinite:
+        counts = ", ".join(f"{escape(name)} {count:,}" for name, count in facts.nonfinite.items())
+        parts.append(f'<div class="banner bad"><p><strong>Values that are not finite.</strong> {counts}</p></div>')
     random = [model for model in facts.models if model.random]
     if random:
         names = " and ".join(f"{_name(model)} (<code>{escape(model.name)}</code>)" for model in random)
@@ -198,23 +206,26 @@ def distributions(facts: PageFacts) -> str:
     conf = histogram_svg(facts.conf_histogram, name="confidence", unit="")
     cards = [
         ("Distinct rows N′ a frame", "over all frames", rows),
-        ("Depth", facts.seen, depth),
-        ("Confidence", facts.seen, conf),
+        ("Depth", _over(facts.depth_range, facts.seen), depth),
+        ("Confidence", _over(facts.conf_range, facts.seen), conf),
     ]
     charts = "".join(f'<div class="card"><h3>{escape(a)}</h3><p>{escape(b)}</p>{c}</div>' for a, b, c in cards)
-    total = sum(facts.bytes_per_frame.values())
-    note = f"{size(total)} in all"
+    note = f"{size(facts.bytes_per_frame)} in all"
     if facts.compression:
-        note += f", where {DENSE} takes {size(total * facts.compression)}"
-    charts += (
-        f'<div class="card wide"><h3>Bytes a frame, by array</h3><p>{escape(note)}</p>'
-        f"{bar_list(facts.bytes_per_frame)}</div>"
-    )
+        note += f", where {facts.dense_layout} takes {size(facts.dense_bytes)}"
+    amounts = dict(facts.bytes_by_array)
+    if amounts and facts.bytes_per_frame > sum(amounts.values()):
+        amounts["the files themselves"] = facts.bytes_per_frame - sum(amounts.values())
+    charts += f'<div class="card wide"><h3>Bytes a frame, by array</h3><p>{escape(note)}</p>{bar_list(amounts)}</div>'
     return (
         '<section aria-labelledby="numbers-title"><h2 id="numbers-title">In numbers</h2>'
         '<p class="lead">A coarse feature is shared by all points of its cell: only the N′ distinct rows are stored, '
         f'with a count each.</p><div class="charts">{charts}</div></section>'
     )
+
+
+def _over(limits: tuple[float, float] | None, seen: str) -> str:
+    return seen if limits is None else f"{number(limits[0])} to {number(limits[1])} in the store; counted {seen}"
 
 
 def origin(facts: PageFacts) -> str:

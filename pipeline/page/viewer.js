@@ -60,7 +60,7 @@ function main(stage) {
     requestAnimationFrame(paint);
   }
 
-  /** Leave on the canvas what was drawn: how many pixels the points cover and their mean colour. */
+  /** Leave on the canvas what was drawn: how many pixels the points cover, their mean colour, the cloud's extent. */
   function report() {
     const pixels = painter.read(), sum = [0, 0, 0];
     let lit = 0;
@@ -72,7 +72,7 @@ function main(stage) {
     Object.assign(canvas.dataset, {
       painter: painter.name, points: cloudOf(state.clip, state.frame).n, lit,
       mean: sum.map((value) => Math.round(value / Math.max(lit, 1))).join(","),
-      clip: state.clip, frame: state.frame, color: state.color,
+      clip: state.clip, frame: state.frame, color: state.color, low: bounds.low.join(","), high: bounds.high.join(","),
     });
   }
 
