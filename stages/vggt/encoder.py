@@ -4,6 +4,7 @@ Shape legend
     B  frames    S  frames of a window    H, W  sides of the image    N  tokens of a frame    C  width
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -48,19 +49,33 @@ class VGGTEncoder(nn.Module):
         point_source: "depth" unprojects the depth with the camera, which is usually the better of the two (VGGT,
             section 4.3) and leaves the point head out; "head" runs the point head.
         tokens: also return the last tokens of the aggregator.
+        frames_per_run: how many frames `forward` runs at a time. Sums of floats depend in their last bits on the
+            size of the matrices (some 1e-6 here), so 1 makes the bytes of a frame independent of the batch it came
+            in; None runs all frames together.
 
     Raises:
-        ValueError: for another point source.
+        ValueError: for another point source or number of frames.
     """
 
-    def __init__(self, vggt: VGGT, *, point_source: PointSource = "depth", tokens: bool = False) -> None:
+    def __init__(
+        self,
+        vggt: VGGT,
+        *,
+        point_source: PointSource = "depth",
+        tokens: bool = False,
+        frames_per_run: int | None = None,
+    ) -> None:
         super().__init__()
+        if frames_per_run is not None and frames_per_run < 1:
+            raise ValueError(f"frames_per_run is {frames_per_run}, expected at least 1, or None for all frames")
         if point_source not in get_args(PointSource):
             raise ValueError(f"point_source is {point_source!r}, expected one of {', '.join(get_args(PointSource))}")
         self.vggt = vggt.eval().requires_grad_(False)
         self.point_source = point_source
         self.tokens = tokens
+        self.frames_per_run = frames_per_run
 
+    @torch.inference_mode()
     def forward(self, rgb_B3HW: Tensor) -> VGGTGeometry:
         """Frames [B,3,H,W] in [0,1], each on its own: its scale and its world are its own.
 
@@ -68,8 +83,11 @@ class VGGTEncoder(nn.Module):
             ValueError: for another shape, or sides that are no multiples of the patch size.
         """
         _check_frames(rgb_B3HW)
-        return self._encode(rgb_B3HW[:, None])
+        step = self.frames_per_run or len(rgb_B3HW)
+        runs = [self._run(rgb_B3HW[start : start + step, None]) for start in range(0, len(rgb_B3HW), step)]
+        return self._geometry({name: torch.cat([run[name] for run in runs]) for name in runs[0]})
 
+    @torch.inference_mode()
     def encode_window(self, rgb_S3HW: Tensor) -> VGGTGeometry:
         """Frames of one clip [S,3,H,W] in [0,1], jointly: one scale, and the world of the first frame.
 
@@ -77,14 +95,16 @@ class VGGTEncoder(nn.Module):
             ValueError: as `forward`.
         """
         _check_frames(rgb_S3HW)
-        return self._encode(rgb_S3HW[None])
+        return self._geometry(self._run(rgb_S3HW[None]))
 
-    @torch.inference_mode()
-    def _encode(self, images_BS3HW: Tensor) -> VGGTGeometry:
+    def _run(self, images_BS3HW: Tensor) -> dict[str, Tensor]:
+        """The outputs of the model by frame: [B*S,...]."""
         want: tuple[str, ...] = (*CAMERA, *DEPTH)
         want += POINTS if self.point_source == "head" else ()
         want += ("last_tokens",) if self.tokens else ()
-        out = {name: value.flatten(0, 1) for name, value in self.vggt(images_BS3HW, want).items()}
+        return {name: value.flatten(0, 1) for name, value in self.vggt(images_BS3HW, want).items()}
+
+    def _geometry(self, out: Mapping[str, Tensor]) -> VGGTGeometry:
         depth_BHW = out["depth"].squeeze(-1)
         if self.point_source == "head":
             points, conf = out["point_map"], out["point_conf"]

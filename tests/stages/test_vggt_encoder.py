@@ -54,6 +54,16 @@ def test_frames_on_their_own_do_not_see_each_other_and_a_window_does(vggt: VGGT)
     torch.testing.assert_close(encoder.encode_window(rgb[1:2]).depth_map, alone.depth_map, rtol=0, atol=0)
 
 
+def test_one_frame_a_run_makes_bytes_independent_of_the_batch(vggt: VGGT) -> None:
+    encoder, rgb = VGGTEncoder(vggt, tokens=True, frames_per_run=1), frames(5)
+    together, alone = encoder(rgb), encoder(rgb[3:4])
+    for field in dataclasses.fields(together):
+        assert torch.equal(getattr(together, field.name)[3], getattr(alone, field.name)[0]), field.name
+    by_two = VGGTEncoder(vggt, frames_per_run=2)(rgb)
+    assert by_two.tokens is None
+    torch.testing.assert_close(by_two.point_map, together.point_map, rtol=0, atol=1e-5)
+
+
 def test_the_point_head_and_the_tokens_come_on_request(vggt: VGGT) -> None:
     rgb = frames(2)
     out = VGGTEncoder(vggt, point_source="head", tokens=True)(rgb)
@@ -77,6 +87,8 @@ def test_the_model_is_frozen() -> None:
 def test_wrong_requests_are_named(vggt: VGGT) -> None:
     with pytest.raises(ValueError, match="point_source is 'sensor', expected one of depth, head"):
         VGGTEncoder(vggt, point_source="sensor")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="frames_per_run is 0, expected at least 1"):
+        VGGTEncoder(vggt, frames_per_run=0)
     with pytest.raises(ValueError, match="multiples of the patch size 14"):
         VGGTEncoder(vggt)(torch.zeros(1, 3, 224, 225))
     with pytest.raises(ValueError, match="expected \\[frames, 3, height, width\\]"):

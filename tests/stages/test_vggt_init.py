@@ -82,3 +82,17 @@ def test_parameters_of_other_dtypes_get_the_same_values_rounded() -> None:
     rounded = single.to(torch.bfloat16).state_dict()
     for name, value in half.state_dict().items():
         torch.testing.assert_close(value, rounded[name], msg=name)
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_geometry_of_the_full_size_is_plausible() -> None:
+    """5 GB of memory, some 20 s on two cores."""
+    with torch.device("meta"):
+        model = build_vggt({}).eval()
+    init_random(model, 0)
+    out = model(varied_images()[3:4])
+    view = out["pose_enc"][..., 7:].rad2deg()
+    assert view.min() > 50 and view.max() < 70
+    assert out["depth"].min() > 0.4 and out["depth"].max() < 2.5
+    assert out["depth"].std() > 0.02
