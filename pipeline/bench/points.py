@@ -19,7 +19,9 @@ def bench_points(dataset: str, *, root: Path | None, recipe: ExtractRecipe, clip
     source = open_source(dataset, root, None, {})
     refs = source.clips()[:clips]
     decoded = [source.read(ref, recipe.frames) for ref in refs if ref.problem is None]
-    geometries = ["vggt", "vggt_window"] + (["sensor"] if source.spec.has_depth and decoded[0].depth is not None else [])
+    geometries = ["vggt", "vggt_window"] + (
+        ["sensor"] if source.spec.has_depth and decoded[0].depth is not None else []
+    )
     models = load_models(recipe, choose_device("auto"))
     rows: list[dict[str, Any]] = []
     for geometry, normalise, per, sampling in product(

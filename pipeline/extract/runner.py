@@ -111,10 +111,9 @@ def run_extract(request: ExtractRequest, report: Reporter) -> ExtractSummary:
     """
     recipe = request.recipe
     source, refs = _list_clips(request)
-    dataset = _dataset_record(request, source, refs)
-    _refuse_early(request, dataset)
+    _refuse_early(request, _dataset_record(request, source, refs))
     models = load_models(recipe, choose_device(request.device))
-    layout = StoreLayout.create(request.out, _manifest(request, dataset, models, source), request.mode)
+    layout = StoreLayout.create(request.out, manifest_of(request, source, refs, models), request.mode)
     layout.remove_leftovers()
     per_shard = clips_per_shard(recipe, models.channels)
     plans = _open_plans(layout, refs, per_shard, request)
@@ -160,7 +159,8 @@ def _refuse_early(request: ExtractRequest, dataset: DatasetRecord) -> None:
         refuse_other(request.out, old, old.model_copy(update=asked))
 
 
-def _manifest(request: ExtractRequest, dataset: DatasetRecord, models: FrozenModels, source: Source) -> Manifest:
+def manifest_of(request: ExtractRequest, source: Source, refs: Sequence[ClipRef], models: FrozenModels) -> Manifest:
+    """What the store of a request is made from."""
     recipe = request.recipe
     sizes = {"C": models.channels, "P": recipe.points.count, "W": recipe.frames.size}
     if source.spec.state_dim:
@@ -169,7 +169,7 @@ def _manifest(request: ExtractRequest, dataset: DatasetRecord, models: FrozenMod
         sizes["A"] = source.spec.action_dim
     return Manifest(
         format=request.format,
-        dataset=dataset,
+        dataset=_dataset_record(request, source, refs),
         models=models.records,
         recipe=recipe.model_dump(mode="json"),
         seed=recipe.seed,

@@ -5,6 +5,7 @@ Nothing is ever unpickled: safetensors, or `torch.load(weights_only=True)`. Load
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -122,28 +123,36 @@ def _locate(role: str, spec: str, revision: str) -> tuple[Path, str, str]:
 
 
 def _download(role: str, repository: str, names: tuple[str, ...], revision: str) -> tuple[Path, str, str]:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
-    trouble = ""
+    for name in names:
+        if isinstance(cached := try_to_load_from_cache(repository, name, revision=revision), str):
+            return _from_hub(Path(cached), repository, name, revision)
+    # it announces each retry; the sentence below says what they came to
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    trouble = f"the repository holds none of {', '.join(names)}"
     for name in names:
         try:
-            path = Path(hf_hub_download(repository, name, revision=revision))
-        except LocalEntryNotFoundError as error:
-            trouble = f"it is not in the local cache and the Hub cannot be reached ({type(error).__name__})"
+            return _from_hub(Path(hf_hub_download(repository, name, revision=revision)), repository, name, revision)
+        except LocalEntryNotFoundError:
+            trouble = "it is not in the local cache and the Hub cannot be reached"
+            break
         except EntryNotFoundError:
-            trouble = trouble or f"the repository holds none of {', '.join(names)}"
+            continue
         except (HfHubHTTPError, OSError) as error:
             trouble = str(error).splitlines()[0]
             break
-        else:
-            commit = path.parts[path.parts.index("snapshots") + 1] if "snapshots" in path.parts else revision
-            return path, f"{repository}/{name}", commit
     raise RequestError(
         f"Cannot get {repository} ({revision}) for {role}: {trouble}. Without a network: download {' or '.join(names)} "
         f"elsewhere and give {role}.weights=/path/to/file; or run with {role}.weights=random:0, which is no trained "
         "model and is marked as such in everything it writes."
     )
+
+
+def _from_hub(path: Path, repository: str, name: str, revision: str) -> tuple[Path, str, str]:
+    commit = path.parts[path.parts.index("snapshots") + 1] if "snapshots" in path.parts else revision
+    return path, f"{repository}/{name}", commit
 
 
 def _read(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any] | None]:
