@@ -56,12 +56,13 @@ def find_pairs(time: Array, start: Array, offset: float, tolerance: float | None
     span = float(since.max(initial=0.0)) + offset + 1.0
     target = since + offset
     found = np.searchsorted(since + clip * span, target + clip * span)
-    low, high = np.clip(found - 1, begin, end - 1), np.clip(found, begin, end - 1)
+    first = np.arange(len(time))
+    # only later frames are candidates; the last frame of a clip gets itself, and is dropped below
+    low, high = (np.minimum(np.maximum(at, first + 1), end - 1) for at in (found - 1, found))
     nearer_low = np.abs(since[low] - target) <= np.abs(since[high] - target)
     second = np.where(nearer_low, low, high)
     mean_step = since[start[1:] - 1] / np.maximum(length - 1, 1)
     limit = (mean_step / 2)[clip] if tolerance is None else np.full(len(time), tolerance)
-    first = np.arange(len(time))
     apart = since[second] - since
     keep = (second > first) & (np.abs(apart - offset) <= limit + _EPSILON)
     if not keep.any():

@@ -7,6 +7,7 @@ WebDataset takes the key up to the first dot; keys hold none.
 
 import io
 import json
+import re
 import tarfile
 import zipfile
 import zlib
@@ -27,6 +28,7 @@ from pipeline.store.rules import offset_problem
 from pipeline.store.shard import ShardReader, as_array
 
 _POINTS = "points.npz"
+_HEAD = re.compile(rb"\{'descr': '([<|][fiub]\d)', 'fortran_order': False, 'shape': \(([\d, ]*)\), \}\s*")
 _KEPT = 8
 """Decompressed arrays of points that are kept, for frames of one clip read one after the other."""
 
@@ -146,19 +148,16 @@ class TarShard(ShardReader):
         known = self._heads.get((name, clip))
         if known is None:
             start, size = self._member(name, clip)
-            head = io.BytesIO(self._source.read(start, min(size, 4096)))
             try:
-                shape, dtype = _read_head(head)
+                head, dtype, shape = _read_head(self._source.read(start, min(size, 4096)))
             except ValueError as error:
                 raise self._damaged(name, clip, f"its .npy header is damaged ({error})") from error
             if name in ARRAYS and dtype != np.dtype(ARRAYS[name].dtype):
                 raise self._damaged(name, clip, f"has dtype {dtype}, expected {np.dtype(ARRAYS[name].dtype)}")
             expected = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-            if not shape or size - head.tell() != expected:
-                raise self._damaged(
-                    name, clip, f"has {size - head.tell()} bytes of data, its shape {shape} needs {expected}"
-                )
-            known = self._heads[name, clip] = (start + head.tell(), dtype, shape)
+            if not shape or size - head != expected:
+                raise self._damaged(name, clip, f"has {size - head} bytes of data, its shape {shape} needs {expected}")
+            known = self._heads[name, clip] = (start + head, dtype, shape)
         return known
 
     def _clip_points(self, name: str, clip: int) -> Array:
@@ -167,13 +166,13 @@ class TarShard(ShardReader):
             start, size = self._member(name, clip)
             try:
                 with zipfile.ZipFile(io.BytesIO(self._source.read(start, size))) as archive:
-                    data = io.BytesIO(archive.read(f"{name.removeprefix('points/')}.npy"))
-                known = np.lib.format.read_array(data, allow_pickle=False)
+                    data = archive.read(f"{name.removeprefix('points/')}.npy")
+                head, dtype, shape = _read_head(data)
+                known = as_array(memoryview(data)[head:], dtype, shape)
             except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, NotImplementedError) as error:
                 raise self._damaged(name, clip, f"does not decompress ({error})") from error
             if len(known) != self.lengths[clip] or known.dtype != np.dtype(ARRAYS[name].dtype):
                 raise self._damaged(name, clip, f"is {known.dtype} {known.shape} for {self.lengths[clip]} frames")
-            known.flags.writeable = False
             self._points[name, clip] = known
             while len(self._points) > _KEPT:
                 self._points.popitem(last=False)
@@ -214,11 +213,17 @@ def _array_name(suffix: str) -> str:
     return suffix.removesuffix(".npy").replace(".", "/")
 
 
-def _read_head(head: IO[bytes]) -> tuple[tuple[int, ...], "np.dtype[Any]"]:
-    version = np.lib.format.read_magic(head)
-    if version != (1, 0):
-        raise ValueError(f"version {version}")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(head)
-    if fortran or dtype.hasobject:
+def _read_head(data: bytes | memoryview) -> tuple[int, "np.dtype[Any]", tuple[int, ...]]:
+    """Where the data of an `.npy` file begins, its dtype and shape; ValueError for anything but plain numbers.
+
+    numpy's own reader evaluates the header as Python source, which CPython 3.11 cannot do in two threads at once
+    (gh-106905); a header that `_npy` wrote needs no more than a pattern.
+    """
+    if bytes(data[:8]) != b"\x93NUMPY\x01\x00":
+        raise ValueError("not an .npy file of version 1.0")
+    start = 10 + int.from_bytes(data[8:10], "little")
+    head = _HEAD.fullmatch(bytes(data[10:start]))
+    if head is None:
         raise ValueError("expected numbers in C order")
-    return shape, dtype
+    dtype, sides = head.groups()
+    return start, np.dtype(dtype.decode()), tuple(int(side) for side in sides.replace(b",", b" ").split())
