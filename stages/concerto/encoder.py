@@ -1,5 +1,6 @@
 """From coloured points to features: the interface that the pipeline uses."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -33,21 +34,33 @@ class ConcertoEncoder(nn.Module):
     `levels` = 1 gives the coarsest level (cells of 16 grid steps; base: 512 channels). 2 and 3 give the rows of the
     level 8 and 4 grid steps wide, each with its own features and those of the coarser cells around it (base: 384 + 512
     = 896 and 192 + 384 + 512 = 1,088 channels).
+
+    `clouds_per_run` is how many clouds run at a time; None runs all together. Sums of floats depend in their last bits
+    on the size of the matrices (some 1e-6 here), so 1 makes the bytes of a cloud independent of the batch it came in.
+
+    The model is put into eval mode and its parameters ask for no gradients: the encoder is frozen.
+
+    Raises:
+        ValueError: for another number of levels or of clouds.
     """
 
-    def __init__(self, model: PointTransformerV3, levels: int = 1) -> None:
+    def __init__(self, model: PointTransformerV3, levels: int = 1, *, clouds_per_run: int | None = None) -> None:
         super().__init__()
+        if clouds_per_run is not None and clouds_per_run < 1:
+            raise ValueError(f"clouds_per_run is {clouds_per_run}, expected at least 1, or None for all clouds")
         available = min(3, len(model.config.enc_channels))
         if levels not in range(1, available + 1):
             raise ValueError(f"levels is {levels}; the choices are {', '.join(map(str, range(1, available + 1)))}")
-        self.model = model
+        self.model = model.eval().requires_grad_(False)
         self.levels = levels
+        self.clouds_per_run = clouds_per_run
 
     @property
     def out_channels(self) -> int:
         """Channels of `feat`."""
         return sum(self.model.config.enc_channels[-self.levels :])
 
+    @torch.inference_mode()
     def forward(
         self,
         *,
@@ -77,7 +90,40 @@ class ConcertoEncoder(nn.Module):
         elif color is not None or normal is not None:
             raise ValueError("give either feat or color and normal, not both")
         cloud = {"coord": coord, "grid_coord": grid_coord, "feat": feat, "offset": offset}
-        return ConcertoFeatures(**collect(self.model.levels(cloud), finest=-self.levels, like=grid_coord))
+        if self.clouds_per_run is None:
+            return ConcertoFeatures(**self._run(cloud))
+        parts = [self._run(part) for part in _split(cloud, self.clouds_per_run)]
+        return ConcertoFeatures(**_join(parts))
+
+    def _run(self, cloud: dict[str, Tensor]) -> dict[str, Tensor]:
+        return collect(self.model.levels(cloud), finest=-self.levels, like=cloud["grid_coord"])
+
+
+def _split(cloud: dict[str, Tensor], clouds: int) -> Iterator[dict[str, Tensor]]:
+    """The batch in runs of `clouds`. One host synchronisation where `offset` is on a device."""
+    ends: list[int] = cloud["offset"].tolist()
+    if not ends or ends != sorted(ends) or ends[-1] != len(cloud["coord"]):
+        yield cloud  # not a batch: the model says what is wrong with it
+        return
+    start = 0
+    for i in range(0, len(ends), clouds):
+        own = cloud["offset"][i : i + clouds]
+        end = ends[min(i + clouds, len(ends)) - 1]
+        yield {name: own - start if name == "offset" else array[start:end] for name, array in cloud.items()}
+        start = end
+
+
+def _join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Runs one after the other; `inverse` and `offset` count rows over all of them."""
+    out = {name: torch.cat([part[name] for part in parts]) for name in ("feat", "coord", "grid_coord")}
+    for name in ("inverse", "offset"):
+        rows = 0
+        moved = []
+        for part in parts:
+            moved.append(part[name] + rows)
+            rows += len(part["feat"])
+        out[name] = torch.cat(moved)
+    return out
 
 
 def _assemble(coord: Tensor, color: Tensor | None, normal: Tensor | None) -> Tensor:

@@ -100,12 +100,19 @@ def check_sparse_choice(choice: str) -> SparseChoice:
 
 
 def resolve_sparse(choice: SparseChoice, device: torch.device) -> SparseBackend:
-    """What `choice` means on `device`: "auto" is spconv on CUDA where it is installed, else the built-in."""
+    """What `choice` means on `device`: "auto" is spconv on CUDA where it has CUDA kernels, else the built-in."""
     if choice == "auto":
-        return "spconv" if device.type == "cuda" and spconv_installed() else "builtin"
+        return "spconv" if device.type == "cuda" and spconv_installed() and _spconv_has_cuda() else "builtin"
     return choice
 
 
 def spconv_installed() -> bool:
     """Whether spconv can be imported, without importing it."""
     return importlib.util.find_spec("spconv") is not None
+
+
+def _spconv_has_cuda() -> bool:
+    # The package `spconv` is a CPU build under the same import name as `spconv-cu121`.
+    from spconv.cppconstants import CPU_ONLY_BUILD
+
+    return not CPU_ONLY_BUILD

@@ -20,8 +20,7 @@ def cloud():
 
 
 def encode(model, levels=1, **arrays):
-    with torch.inference_mode():
-        return ConcertoEncoder(model, levels)(**arrays)
+    return ConcertoEncoder(model, levels)(**arrays)
 
 
 def test_color_and_normal_make_the_published_features(model, cloud):
@@ -82,3 +81,31 @@ def test_inputs_that_do_not_fit(model, cloud):
         encode(model, color=color, **cloud)
     with pytest.raises(ValueError, match="normal has shape"):
         encode(model, color=color, normal=torch.zeros(3), **places)
+
+
+def test_one_cloud_at_a_time_makes_bytes_independent_of_the_batch(model):
+    clouds = [surface(seed, 300 + 200 * seed) for seed in range(3)]
+    encoder = ConcertoEncoder(model, 2, clouds_per_run=1)
+    alone = [encoder(**cloud) for cloud in clouds]
+    together = encoder(**batch(clouds))
+    for name in ("feat", "coord", "grid_coord"):
+        assert torch.equal(getattr(together, name), torch.cat([getattr(out, name) for out in alone])), name
+    for runs in (None, 2, 5):
+        other = ConcertoEncoder(model, 2, clouds_per_run=runs)(**batch(clouds))
+        torch.testing.assert_close(other.feat, together.feat, atol=1e-5, rtol=0)
+        for name in ("grid_coord", "inverse", "offset"):
+            assert torch.equal(getattr(other, name), getattr(together, name)), name
+
+
+def test_clouds_per_run_is_checked(model, cloud):
+    with pytest.raises(ValueError, match="at least 1"):
+        ConcertoEncoder(model, clouds_per_run=0)
+    for offset in ([1], [900, 400, len(cloud["coord"])]):
+        with pytest.raises(ValueError, match="cumulative ends"):
+            ConcertoEncoder(model, clouds_per_run=1)(**cloud | {"offset": torch.tensor(offset)})
+
+
+def test_the_encoder_is_frozen(model):
+    encoder = ConcertoEncoder(model.train())
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())

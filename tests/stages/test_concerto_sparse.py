@@ -101,8 +101,13 @@ def test_choices_of_sparse():
 
 
 def test_auto_takes_spconv_on_cuda_only_where_it_is_installed(monkeypatch):
-    for installed, expected in ((True, "spconv"), (False, "builtin")):
+    for installed, has_cuda, expected in (
+        (True, True, "spconv"),
+        (True, False, "builtin"),
+        (False, False, "builtin"),
+    ):
         monkeypatch.setattr("stages.concerto.sparse.spconv_installed", lambda installed=installed: installed)
+        monkeypatch.setattr("stages.concerto.sparse._spconv_has_cuda", lambda has_cuda=has_cuda: has_cuda)
         assert resolve_sparse("auto", torch.device("cuda")) == expected
         assert resolve_sparse("auto", torch.device("cpu")) == "builtin"
 
