@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Geometry = Literal["vggt", "vggt_window", "sensor"]
 
@@ -61,6 +61,12 @@ class FrameSampling(BaseModel):
     max: int = Field(default=16, ge=0)
     min: int = Field(default=2, ge=1)
     size: int = Field(default=224, ge=14)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if 0 < self.max < self.min:
+            raise ValueError(f"max={self.max} is less than min={self.min}, so that every clip would be bad")
+        return self
 
 
 def safe_key(text: str) -> str:

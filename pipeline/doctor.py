@@ -5,7 +5,6 @@ import importlib.util
 import os
 import platform
 import shutil
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -53,10 +52,7 @@ def examine(folder: Path) -> list[Finding]:
 
 
 def _python() -> Finding:
-    version = platform.python_version()
-    if sys.version_info < (3, 11):
-        return Finding(state="bad", what="python", found=version, remedy="install Python 3.11 or newer")
-    return Finding(state="ok", what="python", found=f"{version} on {platform.platform(terse=True)}")
+    return Finding(state="ok", what="python", found=f"{platform.python_version()} on {platform.platform(terse=True)}")
 
 
 def _packages() -> list[Finding]:
@@ -131,7 +127,9 @@ def _memory() -> Finding:
 def _disk(folder: Path) -> Finding:
     free = shutil.disk_usage(folder).free / 1e9
     remedy = "" if free >= LEAST_DISK_GB else "VGGT-1B alone is 5 GB, a store 0.2 MB a frame; choose another --out"
-    return Finding(state="note" if remedy else "ok", what="disk", found=f"{free:.0f} GB free in {folder}", remedy=remedy)
+    return Finding(
+        state="note" if remedy else "ok", what="disk", found=f"{free:.0f} GB free in {folder}", remedy=remedy
+    )
 
 
 def _use() -> Finding:

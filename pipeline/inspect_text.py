@@ -18,13 +18,13 @@ def summary_lines(summary: StoreSummary) -> Iterator[str]:
         identity = model.sha256[:12] or "no checkpoint"
         yield f"model      {model.role}: {model.name} {model.revision[:12]} [{identity}] {model.licence}"
     if summary.random_weights:
-        yield f"WARNING    RANDOM weights: {', '.join(summary.random_weights)}. These are not features of a trained model."
+        yield f"WARNING    RANDOM weights: {', '.join(summary.random_weights)}. No features of a trained model."
     yield f"geometry   {summary.geometry.get('source', '?')}: {summary.geometry.get('world', '')}"
     yield f"content    {summary.clips} clips, {summary.frames} frames, {summary.bytes / 1e6:.1f} MB"
     if summary.bytes_per_frame is not None and summary.compression_vs_dense is not None:
         yield (
-            f"size       {summary.bytes_per_frame:,.0f} bytes a frame; {summary.compression_vs_dense:.1f} times smaller "
-            f"than {summary.dense_layout} ({summary.dense_bytes_per_frame:,} bytes)"
+            f"size       {summary.bytes_per_frame:,.0f} bytes a frame, {summary.compression_vs_dense:.1f} times under "
+            f"{summary.dense_layout} ({summary.dense_bytes_per_frame:,} bytes)"
         )
         for name, size in sorted(summary.bytes_per_frame_by_array.items(), key=lambda item: -item[1]):
             yield f"           {name:22} {size:10,.0f}  {size / summary.bytes_per_frame:5.1%}"

@@ -62,12 +62,12 @@ def _measure(folder: Path, records: list[ClipRecord], manifest: Manifest, rounds
     notes = [
         f"{frames} frames in {len(records)} clips; dense layout [{manifest.sizes['P']},{manifest.sizes['C']}] float16"
     ]
-    for store_format, by_array in sizes.items():
+    for name, by_array in sizes.items():
         total = sum(by_array.values())
         notes.append(
-            f"{store_format}: {total:,.0f} bytes a frame, {dense / total:.1f} times under dense features alone"
+            f"{name}: {total:,.0f} bytes a frame, {dense / total:.1f} times under dense features alone"
         )
-        notes += [f"    {name:22} {size:10,.0f}" for name, size in sorted(by_array.items(), key=lambda kv: -kv[1])]
+        notes += [f"    {array:22} {size:10,.0f}" for array, size in sorted(by_array.items(), key=lambda kv: -kv[1])]
     return Table(
         title="cla bench store",
         columns=("what", "MB/s", "share of memcpy"),

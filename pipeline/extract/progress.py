@@ -96,8 +96,9 @@ class BarReporter(Reporter):
 
 
 @contextmanager
-def reporter(stream: TextIO = sys.stderr) -> Iterator[Reporter]:
-    """The reporter that fits the stream."""
+def reporter(stream: TextIO | None = None) -> Iterator[Reporter]:
+    """The reporter that fits the stream, stderr unless another is given."""
+    stream = stream or sys.stderr
     if not stream.isatty():
         yield JsonReporter(stream)
         return

@@ -26,6 +26,7 @@ def test_overrides_reach_nested_keys_with_their_types() -> None:
         ("points.sampling=halton", "'random', 'random_per_frame', 'fps' or 'voxel'"),
         ("points=1", "Unknown key 'points'"),
         ("concerto.grid=-1", "greater than 0"),
+        ("frames.max=1", "every clip would be bad"),
         ("concerto.levels=4", "less than or equal to 3"),
     ],
 )

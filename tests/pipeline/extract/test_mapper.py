@@ -154,7 +154,9 @@ def test_what_stands_still_keeps_its_points_and_its_rows(recipe: ExtractRecipe, 
     )
 
 
-def test_too_few_points_are_padded_with_a_recorded_count_or_rejected(recipe: ExtractRecipe, models: FrozenModels) -> None:
+def test_too_few_points_are_padded_with_a_recorded_count_or_rejected(
+    recipe: ExtractRecipe, models: FrozenModels
+) -> None:
     clip = moving_ball(holes=224 * 224 - 1500)
     record = Mapper(_sensor(recipe), models)(clip)
     for i in range(len(record)):
@@ -164,7 +166,7 @@ def test_too_few_points_are_padded_with_a_recorded_count_or_rejected(recipe: Ext
         assert not record.points.rgb[i, 1500:].any()
     with pytest.raises(BadClip, match="1500 usable points, expected at least 2048"):
         Mapper(_sensor(recipe, "points.too_few=reject"), models)(clip)
-    with pytest.raises(BadClip, match="points.min_points=1600"):
+    with pytest.raises(BadClip, match=r"points\.min_points=1600"):
         Mapper(_sensor(recipe, "points.min_points=1600"), models)(clip)
 
 
