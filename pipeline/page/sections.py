@@ -71,9 +71,9 @@ def header(facts: PageFacts) -> str:
         ("frames", f"{facts.frames:,}", ""),
         ("bytes a frame", _unit(size(facts.bytes_per_frame)) if facts.frames else "–", f"{facts.format} shards"),
         (
-            "smaller than dense",
+            "times smaller",
             f"{number(round(facts.compression, 1))}<small>×</small>" if facts.compression else "–",
-            f"than {facts.dense_layout}",
+            f"than dense {facts.dense_layout}",
         ),
         (
             "distinct rows N′",
@@ -238,8 +238,8 @@ def origin(facts: PageFacts) -> str:
                 escape(model.role),
                 escape(model.name),
                 weights,
-                f"<code>{escape(model.revision)}</code>",
-                f'<code title="{escape(model.sha256)}">{escape(model.sha256[:12])}</code>',
+                f"<code>{escape(model.revision or '–')}</code>",
+                f'<code title="{escape(model.sha256)}">{escape(model.sha256[:12] or "–")}</code>',
                 escape(model.licence or "–"),
             ]
         )

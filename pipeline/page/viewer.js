@@ -105,8 +105,8 @@ function main(stage) {
     document.querySelectorAll("[data-clip-button]").forEach((button) => {
       button.setAttribute("aria-pressed", String(Number(button.dataset.clipButton) === state.clip));
     });
-    document.querySelectorAll("[data-color]").forEach((button) => {
-      button.setAttribute("aria-pressed", String(button.dataset.color === state.color));
+    document.querySelectorAll("[data-color-button]").forEach((button) => {
+      button.setAttribute("aria-pressed", String(button.dataset.colorButton === state.color));
     });
     document.querySelectorAll("[data-legend]").forEach((legend) => { legend.hidden = legend.dataset.legend !== state.color; });
     for (const kind of ["image", "depth"]) {
@@ -167,8 +167,8 @@ function main(stage) {
       byId("viewer").scrollIntoView({ behavior: "smooth" });
     });
   });
-  document.querySelectorAll("[data-color]").forEach((button) => {
-    button.addEventListener("click", () => { state.color = button.dataset.color; show(); });
+  document.querySelectorAll("[data-color-button]").forEach((button) => {
+    button.addEventListener("click", () => { state.color = button.dataset.colorButton; show(); });
   });
   frameSlider.addEventListener("input", () => { play(false); state.frame = Number(frameSlider.value); show(); });
   playButton.addEventListener("click", () => { play(!playing); if (!playing) show(); });

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from headless_browser import open_page, screenshot
+from headless_browser import find_browser, open_page, screenshot
 from PIL import Image
 from shown_store import CHANNELS, RANDOM, SIZE, TRAINED, small_records, write_store
 
@@ -323,3 +323,57 @@ def test_screenshot_shows_the_cloud(page: Path, tmp_path: Path) -> None:
     stage = np.asarray(picture.crop((100, 900, 850, 1450))).astype(int)
     colourful = np.ptp(stage, axis=2) > 60  # the stage itself is grey
     assert colourful.mean() > 0.05
+
+
+DRIVER = """
+const seen = {}, $ = (query) => document.querySelector(query);
+const cloud = () => ({ ...$("#cloud").dataset }), x = () => $("#axis-x line").getAttribute("x2");
+const wait = (time) => new Promise((done) => setTimeout(done, time));
+const paint = () => $("[data-color-button=rgb]").click();  // at once: a headless browser may never come to its next frame
+const drag = (type, x, y, more) => $("#stage").dispatchEvent(
+  new PointerEvent(type, { pointerId: 1, clientX: x, clientY: y, bubbles: true, ...more }));
+(async () => {
+  $("#stage").setPointerCapture = () => {};  // a made-up pointer cannot be captured
+  seen.start = x();
+  drag("pointerdown", 100, 100); drag("pointermove", 180, 100); drag("pointerup", 180, 100);
+  paint(); seen.turned = x();
+  $("#stage").dispatchEvent(new MouseEvent("dblclick", { bubbles: true }));
+  paint(); seen.reset = x();
+  $("[data-color-button=conf]").click(); seen.conf = cloud();
+  seen.legend = [...document.querySelectorAll("[data-legend]")].filter((l) => !l.hidden).map((l) => l.dataset.legend);
+  const before = Number(cloud().lit);
+  for (let i = 0; i < 4; i += 1) $("#stage").dispatchEvent(new WheelEvent("wheel", { deltaY: 300, cancelable: true }));
+  $("[data-color-button=rgb]").click(); seen.zoomed = Number(cloud().lit) / before;
+  $("[data-goto='2/1']").click(); seen.gone = cloud(); seen.number = $("#now-number").textContent;
+  seen.same = $("#now-image").src === $("img[data-of=image][data-at='2/1']").src;
+  seen.address = location.hash;
+  $("#play").click(); await wait(500); $("#play").click(); seen.played = cloud().frame;
+  document.body.dataset.seen = JSON.stringify(seen);
+})();
+"""
+
+
+@pytest.mark.browser
+def test_controls_do_what_they_say(page: Path, tmp_path: Path) -> None:
+    driven = re.sub(r"script-src '[^']+'", "script-src 'unsafe-inline'", page.read_text())
+    (tmp_path / "page.html").write_text(driven.replace("</body>", f"<script>{DRIVER}</script></body>"))
+    dom = open_page(tmp_path / "page.html", tmp_path, "painter=2d")
+    assert "data-error" not in dom.body
+    seen = json.loads(dom.body["data-seen"])
+    assert seen["turned"] != seen["start"] == seen["reset"], seen
+    assert seen["conf"]["color"] == "conf" and seen["legend"] == ["conf"]
+    assert seen["zoomed"] < 0.5
+    assert (seen["gone"]["clip"], seen["gone"]["frame"]) == ("2", "1")
+    assert seen["number"] == "2 of 3" and seen["same"]
+    assert seen["address"] == "#clip=2&frame=1&color=rgb"
+    assert seen["played"] == "2"
+
+
+def test_missing_browser_skips_or_fails_as_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CLA_REQUIRE_BROWSER", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="no Chromium"):
+        find_browser()
+    monkeypatch.setenv("CLA_REQUIRE_BROWSER", "1")
+    with pytest.raises(pytest.fail.Exception, match="no Chromium"):
+        find_browser()
