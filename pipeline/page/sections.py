@@ -225,7 +225,10 @@ def distributions(facts: PageFacts) -> str:
 
 
 def _over(limits: tuple[float, float] | None, seen: str) -> str:
-    return seen if limits is None else f"{number(limits[0])} to {number(limits[1])} in the store; counted {seen}"
+    if limits is None:
+        return seen
+    low, high = number(limits[0]), number(limits[1])
+    return f"{low if low == high else f'{low} to {high}'} in the store; counted {seen}"
 
 
 def origin(facts: PageFacts) -> str:

@@ -329,7 +329,7 @@ DRIVER = """
 const seen = {}, $ = (query) => document.querySelector(query);
 const cloud = () => ({ ...$("#cloud").dataset }), x = () => $("#axis-x line").getAttribute("x2");
 const wait = (time) => new Promise((done) => setTimeout(done, time));
-const paint = () => $("[data-color-button=rgb]").click();  // at once: a headless browser may never come to its next frame
+const paint = () => $("[data-color-button=rgb]").click();  // at once: headless, the next animation frame may never come
 const drag = (type, x, y, more) => $("#stage").dispatchEvent(
   new PointerEvent(type, { pointerId: 1, clientX: x, clientY: y, bubbles: true, ...more }));
 (async () => {
