@@ -100,9 +100,19 @@ def check_sparse_choice(choice: str) -> SparseChoice:
 
 
 def resolve_sparse(choice: SparseChoice, device: torch.device) -> SparseBackend:
-    """What `choice` means on `device`: "auto" is spconv on CUDA where it has CUDA kernels, else the built-in."""
+    """What `choice` means on `device`: "auto" is spconv on CUDA where it has CUDA kernels, else the built-in.
+
+    Raises:
+        ValueError: "spconv" for tensors that are not on CUDA; its CPU kernels give wrong sums now and then.
+
+    """
     if choice == "auto":
         return "spconv" if device.type == "cuda" and spconv_installed() and _spconv_has_cuda() else "builtin"
+    if choice == "spconv" and device.type != "cuda":
+        raise ValueError(
+            f"sparse='spconv' is for CUDA, and the tensors are on {device}: spconv's CPU kernels race and give wrong "
+            "sums; use sparse='auto' or sparse='builtin'"
+        )
     return choice
 
 

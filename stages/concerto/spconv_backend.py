@@ -1,7 +1,5 @@
 """The same convolution by spconv (https://github.com/traveller59/spconv), imported only when asked for."""
 
-import os
-
 import spconv.pytorch as spconv
 import torch
 from torch import Tensor
@@ -10,17 +8,13 @@ from torch import Tensor
 class SpconvNeighbours:
     """One spconv index table for a level, built by the first convolution and shared by the others through its key.
 
-    spconv is for CUDA. Its CPU kernels race with more than one OpenMP thread (wrong sums now and then), so on the CPU
-    this asks for OMP_NUM_THREADS=1; spconv carries an OpenMP of its own, which `torch.set_num_threads` does not reach.
+    For CUDA: `resolve_sparse` keeps CPU tensors away. spconv's CPU kernels race with more than one OpenMP thread (wrong
+    sums now and then), and spconv carries an OpenMP of its own, which `torch.set_num_threads` does not reach. The tests
+    compare with them in a process started with OMP_NUM_THREADS=1.
     """
 
     def __init__(self, grid_N3: Tensor, cloud_N: Tensor, clouds: int, max_coordinate: int) -> None:
         """`grid_N3` int [N,3], `cloud_N` int [N] ascending, both on the device that computes."""
-        if grid_N3.device.type == "cpu" and os.environ.get("OMP_NUM_THREADS") != "1":
-            raise RuntimeError(
-                "spconv's CPU kernels give wrong sums with more than one OpenMP thread: use sparse='builtin', "
-                "or start Python with OMP_NUM_THREADS=1"
-            )
         self._tensor = spconv.SparseConvTensor(
             features=grid_N3.new_empty((len(grid_N3), 0), dtype=torch.float32),
             indices=torch.cat([cloud_N[:, None], grid_N3], dim=1).int().contiguous(),
