@@ -1,4 +1,4 @@
-"""The same convolution by spconv (https://github.com/traveller59/spconv), imported only when asked for."""
+"""The same convolution by the spconv package (Yan et al.), imported only when asked for."""
 
 import spconv.pytorch as spconv
 import torch
