@@ -201,7 +201,9 @@ class StoreFiles:
                     self._upload(path, name)
                 return
             target = Path(self.path(name))
-            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.parent.is_dir():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _sync(target.parent.parent)
             path = target.with_name(target.name + TEMPORARY + uuid.uuid4().hex[:8])
             try:
                 yield path

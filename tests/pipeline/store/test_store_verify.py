@@ -1,10 +1,13 @@
 import json
 import zipfile
+from pathlib import Path
 
+import numpy as np
 import pytest
 from store_factory import FORMATS, small_record, small_records, small_store
 
 from data_specs.shards import ARRAYS
+from pipeline.store import open_store
 from pipeline.store.layout import StoreLayout
 from pipeline.store.verify import verify
 from pipeline.store.writer import ShardWriter
@@ -16,8 +19,6 @@ def layout(request, tmp_path):
 
 
 def data_file(layout, shard):
-    from pathlib import Path
-
     return Path(layout.files.path(layout.data_name(shard)))
 
 
@@ -54,8 +55,6 @@ def test_a_flipped_bit_names_its_shard_and_array(layout, name):
 
 
 def layout_record(layout, index):
-    from pipeline.store import open_store
-
     return open_store(layout.url)[index]
 
 
@@ -87,6 +86,27 @@ def test_a_flipped_offset_is_found_when_the_shard_is_opened(tmp_path):
     damages = verify(layout)
     assert ("000001", "tokens/offset") in {(d.shard, d.array) for d in damages}
     assert any("offsets fall" in d.problem for d in damages)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_corruption_passes_or_crashes(layout, seed):
+    """Bits flipped anywhere, ranges overwritten, files cut: always a named shard, never an exception."""
+    path = data_file(layout, "000001")
+    whole = path.read_bytes()
+    rng = np.random.default_rng(seed)
+    for round_ in range(12):
+        data = bytearray(whole)
+        for at in rng.integers(len(data), size=int(rng.integers(1, 4))):
+            data[at] ^= 1 << int(rng.integers(8))
+        if round_ % 4 == 0:
+            start = int(rng.integers(len(data) - 50))
+            data[start : start + 50] = rng.bytes(50)
+        if round_ % 5 == 0:
+            del data[int(rng.integers(len(data))) :]
+        path.unlink()  # a mapped file must not change under its reader
+        path.write_bytes(bytes(data))
+        found = verify(layout)
+        assert {damage.shard for damage in found} == ({"000001"} if bytes(data) != whole else set())
 
 
 @pytest.mark.parametrize("keep", [0, 1, 700, 0.5, -1])
