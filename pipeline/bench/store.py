@@ -64,9 +64,7 @@ def _measure(folder: Path, records: list[ClipRecord], manifest: Manifest, rounds
     ]
     for name, by_array in sizes.items():
         total = sum(by_array.values())
-        notes.append(
-            f"{name}: {total:,.0f} bytes a frame, {dense / total:.1f} times under dense features alone"
-        )
+        notes.append(f"{name}: {total:,.0f} bytes a frame, {dense / total:.1f} times under dense features alone")
         notes += [f"    {array:22} {size:10,.0f}" for array, size in sorted(by_array.items(), key=lambda kv: -kv[1])]
     return Table(
         title="cla bench store",

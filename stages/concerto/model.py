@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from stages.concerto.config import ConcertoConfig
 from stages.concerto.geometry import Geometry, attention_runs, build_geometry, pool_cells, sort_cloud
+from stages.concerto.pooling import pool_max, torch_scatter_installed
 from stages.concerto.sparse import (
     SparseBackend,
     SparseChoice,
@@ -143,13 +144,9 @@ class GridPooling(nn.Module):
         self.proj = nn.Linear(in_channels, out_channels)
         self.norm = nn.Sequential(nn.LayerNorm(out_channels))
 
-    def forward(self, feat_NC: Tensor, cell_N: Tensor, cells: int) -> Tensor:
+    def forward(self, feat_NC: Tensor, cell_N: Tensor, cells: int, *, torch_scatter: bool = False) -> Tensor:
         """[N,C] -> [M,C'] with `cell_N` int64 [N], the cell of each voxel."""
-        projected_NC = self.proj(feat_NC)
-        pooled_MC = projected_NC.new_full((cells, projected_NC.shape[1]), -torch.inf)
-        # A maximum does not depend on the order of its terms, so a scatter gives the same bytes everywhere.
-        pooled_MC = pooled_MC.scatter_reduce(0, cell_N[:, None].expand_as(projected_NC), projected_NC, "amax")
-        return F.gelu(self.norm(pooled_MC))
+        return F.gelu(self.norm(pool_max(self.proj(feat_NC), cell_N, cells, torch_scatter=torch_scatter)))
 
 
 class Stage(nn.Module):
@@ -227,6 +224,7 @@ class PointTransformerV3(nn.Module):
         if feat.shape != expected:
             raise ValueError(f"feat has shape {tuple(feat.shape)}, expected {list(expected)}")
         backend = resolve_sparse(self.sparse, feat.device)
+        scatter = backend == "spconv" and torch_scatter_installed()
         sorted_cloud = sort_cloud(cloud)
         stages = [stage for stage in self.enc if isinstance(stage, Stage)]
         geometry = build_geometry(
@@ -247,7 +245,7 @@ class PointTransformerV3(nn.Module):
             if stage.down is not None:
                 cells = pool_cells(geometry, stage.down.stride)
                 inverse = cells.inverse
-                feat_NC = stage.down(feat_NC, inverse, len(cells.key))
+                feat_NC = stage.down(feat_NC, inverse, len(cells.key), torch_scatter=scatter)
                 geometry = build_geometry(
                     coord=cells.coord,
                     grid_coord=cells.grid_coord,
@@ -318,7 +316,8 @@ def build_concerto(config: Mapping[str, Any], *, sparse: str = "builtin") -> Poi
     Args:
         config: as in the golden files and in published checkpoints; see `ConcertoConfig` and `IGNORED_KEYS`.
         sparse: who computes the sparse convolutions: "builtin" (plain PyTorch, any device), "spconv" (the package), or
-            "auto" (spconv for CUDA tensors where it is installed, else built-in).
+            "auto" (spconv for CUDA tensors where it is installed, else built-in). Where spconv runs,
+            torch-scatter pools if it is installed.
 
     Raises:
         ValueError: an unknown key, a value that does not fit, or an unknown `sparse`; the message has the choices.
