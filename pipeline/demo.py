@@ -16,6 +16,8 @@ from pipeline.sim.record import record
 
 MARK = ".cla-demo"
 SEED = 1
+SHOWN = ("WARNING", "content", "size", "tokens", "rejected", "verified", "digest")
+"""Lines of the summary that the demo repeats; `cla inspect-shards` prints all of them."""
 
 
 def run_demo(out: Path, *, clips: int) -> Iterator[str]:
@@ -54,7 +56,7 @@ def run_demo(out: Path, *, clips: int) -> Iterator[str]:
         if summary.damages:
             raise FailedError(f"{store} is damaged right after it was written: {summary.damages[0]}")
         write_page(str(store), summary, page)
-        yield from (f"  {line}" for line in summary_lines(summary))
+        yield from (f"  {line}" for line in summary_lines(summary) if line.startswith(SHOWN))
     yield ""
     yield f"Done in {time.perf_counter() - start:.0f} s. Open these pages in a browser:"
     yield f"  {(out / 'depth.html').resolve()}   clouds from the simulator's depth"
