@@ -16,6 +16,7 @@ from pipeline.extract.mapper import Mapper
 from pipeline.extract.models import FrozenModels, choose_device, load_models
 from pipeline.extract.partition import ShardPlan, clips_per_shard, listing_digest, plan_shards
 from pipeline.extract.progress import Reporter, Tally
+from pipeline.extract.statistics import robot_statistics
 from pipeline.extract.writing import WriterThread
 from pipeline.sources import open_source
 from pipeline.sources.base import Source
@@ -124,6 +125,8 @@ def run_extract(request: ExtractRequest, report: Reporter) -> ExtractSummary:
         # also after Ctrl-C: what is committed is listed, and the store can be read as it is
         layout.write_index()
         layout.write_rejected()
+    if any("state" in sidecar.arrays or "action" in sidecar.arrays for sidecar in layout.sidecars()):
+        layout.with_statistics(robot_statistics(request.out))
     return _summary(layout, request, tally, models)
 
 

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from stages.vggt.geometry import unproject_depth
+from stages.points import unproject
 from stages.vggt.model import CAMERA, DEPTH, POINTS, VGGT
 
 PointSource = Literal["depth", "head"]
@@ -109,7 +109,7 @@ class VGGTEncoder(nn.Module):
         if self.point_source == "head":
             points, conf = out["point_map"], out["point_conf"]
         else:
-            points, conf = unproject_depth(depth_BHW, out["intrinsic"], out["extrinsic"]), out["depth_conf"]
+            points, conf = unproject(depth_BHW, out["intrinsic"], out["extrinsic"]), out["depth_conf"]
         bottom = out["extrinsic"].new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(depth_BHW), 1, 4)
         return VGGTGeometry(
             depth_map=depth_BHW,

@@ -37,21 +37,3 @@ def intrinsic_from_pose(pose_enc: Tensor, height: int, width: int) -> Tensor:
     intrinsic[..., :2, 2] = half_size
     intrinsic[..., 2, 2] = 1.0
     return intrinsic
-
-
-def unproject_depth(depth_NHW: Tensor, intrinsic_N33: Tensor, extrinsic_N34: Tensor) -> Tensor:
-    """Depth along the optical axis [N,H,W] and cameras → points in world coordinates [N,H,W,3].
-
-    Pixel (0, 0) has image coordinates (0, 0), as in the published code of VGGT, whose principal point is (W/2, H/2).
-    """
-    _, height, width = depth_NHW.shape
-    u_W = torch.arange(width, device=depth_NHW.device, dtype=depth_NHW.dtype)
-    v_H = torch.arange(height, device=depth_NHW.device, dtype=depth_NHW.dtype)
-    slope_x_NW = (u_W - intrinsic_N33[:, 0, 2, None]) / intrinsic_N33[:, 0, 0, None]
-    slope_y_NH = (v_H - intrinsic_N33[:, 1, 2, None]) / intrinsic_N33[:, 1, 1, None]
-    camera_NHW3 = torch.stack(
-        (depth_NHW * slope_x_NW[:, None, :], depth_NHW * slope_y_NH[:, :, None], depth_NHW), dim=-1
-    )
-    rotation_N33, translation_N3 = extrinsic_N34[:, :3, :3], extrinsic_N34[:, :3, 3]
-    # x_world = Rᵀ (x_camera - t); rows of a matrix product with R on the right are columns of one with Rᵀ
-    return (camera_NHW3 - translation_N3[:, None, None, :]) @ rotation_N33[:, None]

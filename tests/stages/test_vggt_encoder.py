@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from stages.points import unproject
 from stages.vggt import VGGT, VGGT_TINY, VGGTEncoder, build_vggt, init_random
-from stages.vggt.geometry import extrinsic_from_pose, intrinsic_from_pose, unproject_depth
+from stages.vggt.geometry import extrinsic_from_pose, intrinsic_from_pose
 
 
 @pytest.fixture(scope="module")
@@ -117,5 +118,5 @@ def test_an_infinite_focal_length_does_not_crash_the_unprojection() -> None:
     pose = torch.tensor([[0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0]])
     camera = intrinsic_from_pose(pose, 4, 4)
     assert torch.isinf(camera[0, 0, 0])
-    points = unproject_depth(torch.ones(1, 4, 4), camera, extrinsic_from_pose(pose))
+    points = unproject(torch.ones(1, 4, 4), camera, extrinsic_from_pose(pose))
     assert points.shape == (1, 4, 4, 3)
