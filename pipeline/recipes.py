@@ -5,7 +5,6 @@ from pipeline.config import (
     ConcertoSection,
     ExtractRecipe,
     GeometrySection,
-    PointsSection,
     RequestError,
     StoreSection,
     VggtSection,
@@ -15,12 +14,15 @@ from pipeline.config import (
 EXTRACT: dict[str, ExtractRecipe] = {
     # The description's numbers: VGGT-1B, Concerto base, 224 pixels, 8,192 points.
     "full": ExtractRecipe(name="full"),
-    # The same path with a VGGT on a ViT-S and the small Concerto: a few times quicker, for trying things out.
+    # A VGGT on a ViT-S and a Concerto of the released small size: every kind of layer of `full`, a few times quicker. No
+    # VGGT of this size was released, so both are random until you name weights (concerto_small.pth fits).
     "small": ExtractRecipe(
         name="small",
         frames=FrameSampling(max=8),
+        geometry=GeometrySection(source="vggt_window", window=8),
         vggt=VggtSection(model="small", weights="random:0"),
-        concerto=ConcertoSection(model="small", weights="Pointcept/Concerto/concerto_small.pth"),
+        concerto=ConcertoSection(model="small", weights="random:0"),
+        store=StoreSection(shard_mb=64.0),
     ),
     # For a CPU, the demo and the tests. There are no released weights of this size: they are random, and say so.
     "tiny": ExtractRecipe(
@@ -29,7 +31,6 @@ EXTRACT: dict[str, ExtractRecipe] = {
         geometry=GeometrySection(source="vggt_window", window=8),
         vggt=VggtSection(model="tiny", weights="random:0"),
         concerto=ConcertoSection(model="tiny", weights="random:0"),
-        points=PointsSection(),
         store=StoreSection(shard_mb=4.0),
     ),
 }

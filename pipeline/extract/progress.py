@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -40,12 +41,12 @@ class Tally:
         return self.frames / self.wall_s if self.wall_s > 0 else 0.0
 
 
-class Reporter:
+class Reporter(ABC):
     """Told of every clip; shows it in its own way."""
 
+    @abstractmethod
     def update(self, tally: Tally, total: int) -> None:
         """Show `tally`, of `total` clips to do in this run."""
-        raise NotImplementedError
 
 
 class JsonReporter(Reporter):
