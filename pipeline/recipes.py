@@ -14,7 +14,7 @@ from pipeline.config import (
 EXTRACT: dict[str, ExtractRecipe] = {
     # The description's numbers: VGGT-1B, Concerto base, 224 pixels, 8,192 points.
     "full": ExtractRecipe(name="full"),
-    # A VGGT on a ViT-S and a Concerto of the released small size: every kind of layer of `full`, a few times quicker. No
+    # A VGGT on a ViT-S and a Concerto of the released small size: every kind of layer of `full`, much quicker. No
     # VGGT of this size was released, so both are random until you name weights (concerto_small.pth fits).
     "small": ExtractRecipe(
         name="small",
