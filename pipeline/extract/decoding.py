@@ -1,7 +1,9 @@
 """Decoding ahead of inference: in worker processes, bounded, and in the order asked for."""
 
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -44,7 +46,7 @@ def decode_ahead(
     else:
         # spawned, not forked: the parent holds torch's threads, which do not survive a fork
         executor = ProcessPoolExecutor(
-            workers, mp_context=multiprocessing.get_context("spawn"), initializer=_ignore_interrupts
+            workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
         )
     waiting: deque[tuple[ClipRef, Future[Decoded]]] = deque()
     limit = ahead or 2 * max(workers, 1) + 1
@@ -81,6 +83,15 @@ def _decode(source: Source, ref: ClipRef, frames: FrameSampling) -> Decoded:
     return Decoded(ref=ref, clip=clip, reason=reason, seconds=time.perf_counter() - start)
 
 
-def _ignore_interrupts() -> None:
+def _start_worker() -> None:
     # Ctrl-C reaches the whole process group; the parent decides what becomes of its workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed cannot say goodbye: without this its workers would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -160,24 +160,58 @@ def test_doctor_is_fine_here_and_every_other_line_has_a_remedy() -> None:
     assert cla("doctor").stdout.count("\n") >= len(findings)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_extraction_exits_130_and_can_be_resumed(tmp_path: Path, number: signal.Signals) -> None:
-    root, out = tmp_path / "videos", tmp_path / "store"
+def _start_extraction(folder: Path) -> tuple[subprocess.Popen[bytes], list[str], Path]:
+    """An extraction of 12 clips in a process group of its own that has just committed its first shard."""
+    root, out = folder / "videos", folder / "store"
     for i in range(12):
         disc_video(root / f"{i:02}.mp4", seed=i)
-    arguments = [sys.executable, "-m", "pipeline.cli", "extract", "--dataset", "video", "--root", str(root)]
-    arguments += ["--out", str(out), "--recipe", "tiny", *SMALL, "store.shard_mb=0.01"]
+    arguments = ["extract", "--dataset", "video", "--root", str(root), "--out", str(out), "--recipe", "tiny"]
+    arguments += [*SMALL, "store.shard_mb=0.01"]
     process = subprocess.Popen(
-        arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        [sys.executable, "-m", "pipeline.cli", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 120
     while not list((out / "shards").glob("*.json")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
+    return process, arguments, out
+
+
+def _check_resumed(arguments: list[str], out: Path) -> None:
+    again = cla(*arguments, "--resume")
+    assert again.exit_code == 0, again.output
+    summary = json.loads(cla("inspect-shards", out, "--verify", "--json").stdout)
+    assert (summary["clips"], summary["verified"]) == (12, True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_extraction_exits_130_and_can_be_resumed(tmp_path: Path, number: signal.Signals) -> None:
+    process, arguments, out = _start_extraction(tmp_path)
     os.killpg(process.pid, number)  # as a terminal does: to the workers, too
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert b"Traceback" not in errors
-    again = cla(*arguments[3:], "--resume")
-    assert again.exit_code == 0, again.output
-    summary = json.loads(cla("inspect-shards", out, "--verify", "--json").stdout)
-    assert (summary["clips"], summary["verified"]) == (12, True)
+    _check_resumed(arguments, out)
+
+
+def test_the_workers_of_a_killed_extraction_end_too_and_it_can_be_resumed(tmp_path: Path) -> None:
+    process, arguments, out = _start_extraction(tmp_path)
+    workers = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    assert workers
+    process.kill()
+    process.wait(timeout=60)
+    deadline = time.monotonic() + 60
+    while any(_runs(pid) for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(_runs(pid) for pid in workers)
+    _check_resumed(arguments, out)
