@@ -46,8 +46,12 @@ class Clip:
         depth: f4 [F,H,W] metres along the optical axis, or None; 0 or non-finite where there is no reading.
         intrinsic: f4 [F,3,3] pixels of the cropped frame, or None.
         extrinsic: f4 [F,3,4] OpenCV camera-from-world, metres, or None.
-        state, action: f4 [F,S], [F,A] in the dataset's own units, or None. `action[i]` leads from frame i on.
+        state, action: f4 [F,S], [F,A] in the dataset's own units, or None. `action[i]` is the one control step that
+            leads from frame i on, however far away the next frame that was taken is.
         is_pad: bool [F], True where `action[i]` is padding; None where there are no actions.
+        extra: more arrays by name, [F, ...] each; the store keeps them as `extra/NAME`. `action_sum` f4 [F,A], where
+            there is one, is the sum of the actions of all control steps before frame i, so that
+            action_sum[j] - action_sum[i] is what was done between two frames at any frame rate.
     """
 
     key: str
@@ -61,6 +65,7 @@ class Clip:
     state: Array | None = None
     action: Array | None = None
     is_pad: Array | None = None
+    extra: dict[str, Array] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rgb)

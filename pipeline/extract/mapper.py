@@ -67,6 +67,7 @@ class Mapper:
             state=clip.state,
             action=clip.action,
             is_pad=clip.is_pad,
+            extra=dict(clip.extra),
         )
 
     def _autocast(self, dtype: str) -> torch.autocast:

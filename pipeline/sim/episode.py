@@ -59,6 +59,11 @@ class Episode:
         return np.arange(len(self.state)) / CONTROL_HZ
 
     @property
+    def action_sum(self) -> NDArray[np.float32]:
+        """f4 [K+1, 7], the sum of the actions before each moment (see `accumulate`)."""
+        return accumulate(self.action)
+
+    @property
     def seconds(self) -> float:
         """How long it lasts."""
         return (len(self.state) - 1) / CONTROL_HZ
@@ -77,6 +82,16 @@ class Episode:
     def picture(self, time: float, view: str, height: int, width: int) -> Picture:
         """What `view` sees at `time`."""
         return self.renderer.render(self.at(time), view, height, width)
+
+
+def accumulate(action: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The sum f4 [K+1, A] of the actions [K+1, A] before each moment: 0 first, the last action never counted.
+
+    Summed in float64: action_sum[j] - action_sum[i] is what was done from moment i to moment j.
+    """
+    total = np.zeros(action.shape, dtype=np.float64)
+    np.cumsum(action[:-1], axis=0, dtype=np.float64, out=total[1:])
+    return total.astype(np.float32)
 
 
 def episode_task(index: int, tasks: tuple[Task, ...] = TASKS) -> Task:

@@ -22,6 +22,9 @@ _RECORDED = ("view",)
 class TabletopSource:
     """Demonstrations in the tabletop world at 20 frames a second, with depth, camera, state and action.
 
+    `action` is that of the single control step (1/20 s) that starts at the frame; `extra["action_sum"]` f4 [F,7] is
+    the sum of all before it, 0 at the start of the episode: the action accumulated between two frames is a difference.
+
     Options: `view` (agent or wrist); without a root also `clips` (how many, 20), `seed` (0) and `tasks` (all, or names
     with commas between). A generated clip depends on seed, index and tasks only, and equals the recorded one bit for
     bit if it was recorded at the size that is asked for.
@@ -90,6 +93,7 @@ class TabletopSource:
             state=episode.state[taken],
             action=episode.action[taken],
             is_pad=episode.is_pad[taken],
+            extra={"action_sum": episode.action_sum[taken]},
         )
 
     def _list_recorded(self, root: Path) -> list[ClipRef]:
@@ -119,6 +123,7 @@ class TabletopSource:
         return refs
 
     def _decode(self, ref: ClipRef, frames: FrameSampling) -> Clip:
+        from pipeline.sim.episode import accumulate
         from pipeline.sim.rgbd import read_clip_json, read_frame
 
         assert ref.path is not None
@@ -166,6 +171,7 @@ class TabletopSource:
             state=state[taken],
             action=action[taken],
             is_pad=is_pad[taken],
+            extra={"action_sum": accumulate(action)[taken]},
         )
 
 

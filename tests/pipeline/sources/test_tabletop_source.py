@@ -3,7 +3,6 @@ import json
 import pickle
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +27,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def digest(clip: Clip) -> str:
     sha = hashlib.sha256(f"{clip.key} {clip.split} {clip.text}".encode())
-    for field in fields(clip):
-        value = getattr(clip, field.name)
+    arrays = {**vars(clip), **clip.extra}
+    for name, value in arrays.items():
         if isinstance(value, np.ndarray):
-            sha.update(f"{field.name} {value.dtype} {value.shape}".encode() + value.tobytes())
+            sha.update(f"{name} {value.dtype} {value.shape}".encode() + value.tobytes())
     return sha.hexdigest()
 
 
@@ -62,6 +61,22 @@ def test_a_generated_clip() -> None:
     np.testing.assert_array_equal(clip.state, episode.state[::5][:count])
     np.testing.assert_array_equal(clip.action, episode.action[::5][:count])
     assert clip.is_pad.shape == (count,)
+    assert (clip.extra["action_sum"].dtype, clip.extra["action_sum"].shape) == (np.float32, (count, 7))
+
+
+@pytest.mark.parametrize(
+    "frames", [SMALL, FrameSampling(fps=7, size=16), FrameSampling(fps=None, stride=3, max=0, size=16)]
+)
+def test_what_was_done_between_two_frames_is_a_difference_of_sums(frames: FrameSampling) -> None:
+    source = open_source("tabletop", options={"seed": "2"})
+    clip = source.read(source.clips()[1], frames)
+    action = demonstrate(2, 1).action.astype(np.float64)
+    at = np.rint(clip.time * 20).astype(int)
+    total = clip.extra["action_sum"]
+    assert not total[0].any()
+    for i in range(len(clip) - 1):
+        for j in range(i + 1, len(clip)):
+            np.testing.assert_allclose(total[j] - total[i], action[at[i] : at[j]].sum(axis=0), atol=1e-5)
 
 
 @pytest.mark.parametrize("view", ["agent", "wrist"])
