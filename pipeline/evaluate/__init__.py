@@ -1,0 +1,1 @@
+"""Judges what a run has learned: probes from its latents to the true action, its codebook, its decoder."""
