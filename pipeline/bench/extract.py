@@ -9,9 +9,10 @@ import torch
 from data_specs.records import Clip
 from pipeline.bench.table import Table, columns_of, interleaved
 from pipeline.config import ExtractRecipe
+from pipeline.devices import choose_device
 from pipeline.extract.geometry import lift
 from pipeline.extract.mapper import Mapper
-from pipeline.extract.models import choose_device, load_models
+from pipeline.extract.models import load_models
 from pipeline.sources import open_source
 from stages.vggt import VGGTEncoder
 

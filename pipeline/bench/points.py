@@ -9,8 +9,9 @@ import numpy as np
 from data_specs.records import BadClip
 from pipeline.bench.table import Table, columns_of
 from pipeline.config import ExtractRecipe, RequestError
+from pipeline.devices import choose_device
 from pipeline.extract.mapper import Mapper
-from pipeline.extract.models import choose_device, load_models
+from pipeline.extract.models import load_models
 from pipeline.sources import open_source
 
 

@@ -13,8 +13,9 @@ from data_specs.records import ClipRecord
 from data_specs.shards import Format, Manifest
 from pipeline.bench.table import Table, interleaved
 from pipeline.config import override
+from pipeline.devices import choose_device
 from pipeline.extract.mapper import Mapper
-from pipeline.extract.models import choose_device, load_models
+from pipeline.extract.models import load_models
 from pipeline.extract.runner import ExtractRequest, manifest_of
 from pipeline.recipes import extract_recipe
 from pipeline.sources import open_source

@@ -10,10 +10,11 @@ from data_specs.datasets import ClipRef
 from data_specs.records import BadClip
 from data_specs.shards import DatasetRecord, Format, Manifest, Sidecar
 from pipeline.config import ExtractRecipe, RequestError
+from pipeline.devices import choose_device
 from pipeline.extract.decoding import decode_ahead
 from pipeline.extract.geometry import WORLDS
 from pipeline.extract.mapper import Mapper
-from pipeline.extract.models import FrozenModels, choose_device, load_models
+from pipeline.extract.models import FrozenModels, load_models
 from pipeline.extract.partition import ShardPlan, clips_per_shard, listing_digest, plan_shards
 from pipeline.extract.progress import Reporter, Tally
 from pipeline.extract.statistics import robot_statistics
