@@ -2,18 +2,24 @@
 
 An episode depends on (seed, index, tasks) and nothing else. Only successful demonstrations are kept, as in LIBERO:
 a scene in which the expert fails is replaced by the next of the same index (`attempt` says which it was).
+
+A moving camera and distractors change how an episode is seen and nothing in it: states and actions are those of the
+episode without them, bit for bit, and each is drawn from the episode's seed alone, whether the other is there or not.
 """
 
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.sim.camera_motion import CameraMotion, sample_camera_motion
+from pipeline.sim.distractors import Distractor, sample_distractors
 from pipeline.sim.experts import expert
 from pipeline.sim.geometry import Floats
 from pipeline.sim.layout import Scene, sample_scene
-from pipeline.sim.mjcf import CONTROL_HZ, SNAPSHOT_HZ
+from pipeline.sim.mjcf import CONTROL_HZ, SNAPSHOT_HZ, build_mjcf
 from pipeline.sim.render import Picture, Renderer
 from pipeline.sim.tasks import TASKS, Task, succeeded
 from pipeline.sim.world import ACTION_DIM, World
@@ -35,6 +41,8 @@ class Episode:
         action: f4 [K+1, 7]; `action[i]` leads from moment i on; the last is padding: no motion, the same gripper.
         is_pad: bool [K+1], True for the last.
         success: whether the task was done at the last moment.
+        camera_motion: how the agent camera moves, or None.
+        distractors: what moves in view and takes no part.
     """
 
     seed: int
@@ -47,6 +55,8 @@ class Episode:
     is_pad: NDArray[np.bool_]
     success: bool
     world: World = field(repr=False)
+    camera_motion: CameraMotion | None = None
+    distractors: tuple[Distractor, ...] = ()
 
     @property
     def key(self) -> str:
@@ -76,12 +86,15 @@ class Episode:
 
     @cached_property
     def renderer(self) -> Renderer:
-        """Renders this episode's scene."""
-        return Renderer(self.scene, self.world.model)
+        """Renders this episode's scene. Distractors are in a model of its own: physics never knows of them."""
+        model = self.world.model
+        if self.distractors:
+            model = mujoco.MjModel.from_xml_string(build_mjcf(self.scene, self.distractors))
+        return Renderer(self.scene, model, camera_motion=self.camera_motion, distractors=self.distractors)
 
     def picture(self, time: float, view: str, height: int, width: int) -> Picture:
         """What `view` sees at `time`."""
-        return self.renderer.render(self.at(time), view, height, width)
+        return self.renderer.render(self.at(time), view, height, width, time)
 
 
 def accumulate(action: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -109,18 +122,39 @@ def episode_split(index: int) -> str:
     return "val" if index % VAL_EVERY == VAL_EVERY - 1 else "train"
 
 
-def demonstrate(seed: int, index: int, tasks: tuple[Task, ...] = TASKS) -> Episode:
-    """Episode `index` of `seed`; RuntimeError if the expert fails in `ATTEMPTS` scenes in a row."""
+def demonstrate(
+    seed: int,
+    index: int,
+    tasks: tuple[Task, ...] = TASKS,
+    *,
+    camera_motion: bool = False,
+    distractors: bool = False,
+) -> Episode:
+    """Episode `index` of `seed`; RuntimeError if the expert fails in `ATTEMPTS` scenes in a row.
+
+    `camera_motion` and `distractors` have it seen by a camera that moves and among things that move.
+    """
     for attempt in range(ATTEMPTS):
-        episode = attempt_episode(seed, index, attempt, episode_task(index, tasks))
+        episode = attempt_episode(
+            seed,
+            index,
+            attempt,
+            episode_task(index, tasks),
+            camera_motion=camera_motion,
+            distractors=distractors,
+        )
         if episode.success:
             return episode
     raise RuntimeError(f"the expert failed {ATTEMPTS} times at {episode_key(seed, index, episode_task(index, tasks))}")
 
 
-def attempt_episode(seed: int, index: int, attempt: int, task: Task) -> Episode:
+def attempt_episode(
+    seed: int, index: int, attempt: int, task: Task, *, camera_motion: bool = False, distractors: bool = False
+) -> Episode:
     """One try of the expert, whether it succeeds or not."""
-    scene_rng, expert_rng = (np.random.default_rng([seed, index, attempt, stream]) for stream in (0, 1))
+    scene_rng, expert_rng, camera_rng, distractor_rng = (
+        np.random.default_rng([seed, index, attempt, stream]) for stream in range(4)
+    )
     scene = sample_scene(task, scene_rng)
     world = World(scene)
     snapshots, states = [world.qpos[None]], [world.state()]
@@ -146,4 +180,6 @@ def attempt_episode(seed: int, index: int, attempt: int, task: Task) -> Episode:
         is_pad=is_pad,
         success=succeeded(world),
         world=world,
+        camera_motion=sample_camera_motion(camera_rng) if camera_motion else None,
+        distractors=sample_distractors(scene, distractor_rng) if distractors else (),
     )

@@ -141,7 +141,7 @@ def _stand(shapes: list[Shape], colours: list[str], rng: np.random.Generator) ->
     things: list[Thing] = []
     for shape, colour in zip(shapes, colours, strict=False):
         for _ in range(_PLACES):
-            thing = _sample_thing(shape, colour, rng)
+            thing = sample_thing(shape, colour, rng)
             if all(_apart(thing, other) for other in things):
                 things.append(thing)
                 break
@@ -150,7 +150,8 @@ def _stand(shapes: list[Shape], colours: list[str], rng: np.random.Generator) ->
     return things
 
 
-def _sample_thing(shape: Shape, colour: str, rng: np.random.Generator) -> Thing:
+def sample_thing(shape: Shape, colour: str, rng: np.random.Generator, *, scale: float = 1.0) -> Thing:
+    """A thing of a random size, shade and pose in the workspace, `scale` times as large as things there are."""
     match shape:
         case "cube":
             half = rng.uniform(0.021, 0.026)
@@ -175,7 +176,7 @@ def _sample_thing(shape: Shape, colour: str, rng: np.random.Generator) -> Thing:
         shape=shape,
         colour=colour,
         rgb=_vec3(rgb),
-        size=size,
+        size=(scale * size[0], scale * size[1], scale * size[2]),
         xy=(
             rng.uniform(x_low + 0.4 * radius, x_high - 0.4 * radius),
             rng.uniform(y_low + 0.4 * radius, y_high - 0.4 * radius),

@@ -5,9 +5,12 @@ the others off (a test compares it with `mj_ray`). Geom groups say what may move
 `user` of a geom is (specular strength, pattern).
 """
 
+from collections.abc import Sequence
+
+from pipeline.sim.distractors import Distractor
 from pipeline.sim.layout import Scene, Thing, Vec3
 
-GROUP_MOVING, GROUP_STILL, GROUP_ROOM = 0, 1, 2  # robot and things; table, mats and trays; floor and wall
+GROUP_MOVING, GROUP_STILL, GROUP_ROOM = 0, 1, 2  # robot, things, distractors; table, mats, trays; floor and wall
 
 CONTROL_HZ = 20
 SNAPSHOT_HZ = 60  # a multiple of the 20 Hz of control and of the 12 Hz of Something-Something V2
@@ -30,10 +33,16 @@ _DARK: Vec3 = (0.16, 0.17, 0.19)
 _FRICTION = "1.2 0.02 0.001"
 
 
-def build_mjcf(scene: Scene) -> str:
-    """The MJCF text of `scene`. Bodies thing0, thing1, ... stand in the order of `scene.things`."""
+def build_mjcf(scene: Scene, distractors: Sequence[Distractor] = ()) -> str:
+    """The MJCF text of `scene`. Bodies thing0, thing1, ... stand in the order of `scene.things`.
+
+    `distractors` are mocap bodies distractor0, distractor1, ..., seen and not felt: the generalised coordinates are
+    the same with and without them.
+    """
     look = scene.look
-    things = "\n".join(_thing(i, thing) for i, thing in enumerate(scene.things))
+    bodies = [_thing(i, thing) for i, thing in enumerate(scene.things)]
+    bodies += [_distractor(i, distractor.thing) for i, distractor in enumerate(distractors)]
+    things = "\n".join(bodies)
     return f"""
 <mujoco model="tabletop">
   <compiler angle="radian" autolimits="true"/>
@@ -163,16 +172,30 @@ def _thing(index: int, thing: Thing) -> str:
             f'    <body name="thing{index}" pos="{x!r} {y!r} 0" euler="0 0 {thing.yaw!r}">\n'
             f'      <geom type="box" pos="0 0 0.002" size="{sx!r} {sy!r} 0.002" {colour}/>\n{sides}\n    </body>'
         )
+    rolling = 'condim="6" friction="1.2 0.02 0.004"' if thing.shape == "ball" else ""
+    return (
+        f'    <body name="thing{index}" pos="{x!r} {y!r} {sz!r}" euler="0 0 {thing.yaw!r}">\n'
+        f'      <freejoint/>\n      <geom {_solid(thing)} density="400" {rolling} {colour}/>\n'
+        f"    </body>"
+    )
+
+
+def _distractor(index: int, thing: Thing) -> str:
+    return (
+        f'    <body name="distractor{index}" mocap="true">\n'
+        f'      <geom class="seen" {_solid(thing)} rgba="{_rgba(thing.rgb)}" user="0.3 0" group="{GROUP_MOVING}"/>\n'
+        f"    </body>"
+    )
+
+
+def _solid(thing: Thing) -> str:
+    """Type and size of the one geom of a thing that may move."""
+    sx, sy, sz = thing.size
     kind, size = {
         "cylinder": ("cylinder", f"{sx!r} {sz!r}"),
         "ball": ("sphere", f"{sx!r}"),
     }.get(thing.shape, ("box", f"{sx!r} {sy!r} {sz!r}"))
-    rolling = 'condim="6" friction="1.2 0.02 0.004"' if thing.shape == "ball" else ""
-    return (
-        f'    <body name="thing{index}" pos="{x!r} {y!r} {sz!r}" euler="0 0 {thing.yaw!r}">\n'
-        f'      <freejoint/>\n      <geom type="{kind}" size="{size}" density="400" {rolling} {colour}/>\n'
-        f"    </body>"
-    )
+    return f'type="{kind}" size="{size}"'
 
 
 def _rgba(rgb: Vec3) -> str:

@@ -1,5 +1,6 @@
 """Pictures without OpenGL: MuJoCo's `mj_multiRay` finds what each pixel sees, NumPy puts light on it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mujoco
@@ -8,13 +9,15 @@ from numpy.typing import NDArray
 
 from pipeline.sim.arm import place_arm
 from pipeline.sim.camera import Camera, look_at
+from pipeline.sim.camera_motion import CameraMotion
 from pipeline.sim.cast import Caster, Hits
+from pipeline.sim.distractors import Distractor
 from pipeline.sim.geometry import Floats
 from pipeline.sim.layout import Scene
 from pipeline.sim.shade import Light, Singles, Surface, shade, to_linear, to_srgb
 
 DEPTH_STEP = 1e-4  # metres; the depth sensor counts in tenths of a millimetre, up to 6.5535 m
-SEGMENTS = ("nothing", "room", "table", "arm", "gripper")  # the things of the scene follow, in their order
+SEGMENTS = ("nothing", "room", "table", "arm", "gripper")  # the scene's things follow, then the distractors
 _LAMP_RADIUS = 0.06
 _OFFSETS: Floats = np.array([[-0.125, -0.375], [0.375, -0.125], [0.125, 0.375], [-0.375, 0.125]])  # a rotated grid
 _WRIST_EYE = np.array([0.066, 0.0, 0.094])
@@ -45,14 +48,30 @@ class Picture:
 class Renderer:
     """Renders states of one scene. It has its own MuJoCo data: rendering never touches the physics.
 
-    Not for two threads at once; make one each.
+    `model` is that of `build_mjcf(scene, distractors)`; `camera_motion` moves the agent camera, which otherwise stands
+    still. Not for two threads at once; make one each.
     """
 
-    def __init__(self, scene: Scene, model: mujoco.MjModel) -> None:
+    def __init__(
+        self,
+        scene: Scene,
+        model: mujoco.MjModel,
+        *,
+        camera_motion: CameraMotion | None = None,
+        distractors: Sequence[Distractor] = (),
+    ) -> None:
         self.scene = scene
         self._model = model
         self._data = mujoco.MjData(model)
-        self.segments: tuple[str, ...] = (*SEGMENTS, *(thing.name for thing in scene.things))
+        self._camera_motion = camera_motion
+        self._distractors = [
+            (distractor, int(model.body(f"distractor{i}").mocapid[0])) for i, distractor in enumerate(distractors)
+        ]
+        self.segments: tuple[str, ...] = (
+            *SEGMENTS,
+            *(thing.name for thing in scene.things),
+            *(distractor.name for distractor in distractors),
+        )
         self._segment_of = self._segment_table()
         self._surface = Surface(
             rgb=to_linear(model.geom_rgba[:, :3]),
@@ -68,33 +87,34 @@ class Renderer:
         lamp = np.array(look.light_position)
         self._lamp_disc, self._lamp_rim = _lamp_points(lamp)
         self._caster = Caster(model, self._data, lamp, _LAMP_RADIUS)
-        self._still: dict[tuple[int, int], Hits] = {}  # of the agent's camera, which stands still, by picture size
+        self._still: dict[tuple[int, int], Hits] = {}  # of the agent's camera if it stands still, by picture size
 
-    def camera(self, qpos: Floats, view: str) -> Camera:
-        """The camera of `view` ("agent" or "wrist") in state `qpos`."""
+    def camera(self, qpos: Floats, view: str, time: float = 0.0) -> Camera:
+        """The camera of `view` ("agent" or "wrist") in state `qpos`, at `time` in seconds if it moves by itself."""
         look = self.scene.look
         if view == "agent":
+            if self._camera_motion is not None:
+                return self._camera_motion.camera(look, time)
             eye, target = np.array(look.camera_position), np.array(look.camera_target)
             return look_at(eye, target, np.array([0.0, 0.0, 1.0]), look.camera_fov)
         assert view == "wrist", view
-        self._set(qpos)
+        self._set(qpos, time)
         hand = self._data.body("hand")
         rotation, origin = hand.xmat.reshape(3, 3), hand.xpos
         return look_at(
             origin + rotation @ _WRIST_EYE, origin + rotation @ _WRIST_TARGET, rotation[:, 0].copy(), _WRIST_FOV
         )
 
-    def render(self, qpos: Floats, view: str, height: int, width: int) -> Picture:
-        """What `view` sees in state `qpos` [nq]."""
-        camera = self.camera(qpos, view)
-        self._set(qpos)
+    def render(self, qpos: Floats, view: str, height: int, width: int, time: float = 0.0) -> Picture:
+        """What `view` sees in state `qpos` [nq]; `time` in seconds says where camera and distractors are."""
+        camera = self.camera(qpos, view, time)
+        self._set(qpos, time)
         rows, columns = np.divmod(np.arange(height * width), width)
         pixels = np.stack([columns, rows], axis=1).astype(np.float64)
         directions, cosine = camera.rays(pixels, height, width)
-        if view == "agent" and (height, width) not in self._still:
-            self._still[height, width] = self._caster.still_hits(camera.position, directions)
-        still = self._still[height, width] if view == "agent" else None
-        hits = self._caster.first_hits(camera.position, directions, still)
+        hits = self._caster.first_hits(
+            camera.position, directions, self._still_hits(camera, directions, view, height, width)
+        )
         lit = self._lit(hits, height, width)
         linear = self._colour(directions, hits, lit)
         edges = self._edges(hits, lit, height, width)
@@ -112,8 +132,18 @@ class Renderer:
             extrinsic=camera.extrinsic(),
         )
 
-    def _set(self, qpos: Floats) -> None:
+    def _still_hits(self, camera: Camera, directions: Floats, view: str, height: int, width: int) -> Hits | None:
+        """What the rays of a camera that stands still hit of what stands still, cast once; None if it moves."""
+        if view != "agent" or self._camera_motion is not None:
+            return None
+        if (height, width) not in self._still:
+            self._still[height, width] = self._caster.still_hits(camera.position, directions)
+        return self._still[height, width]
+
+    def _set(self, qpos: Floats, time: float) -> None:
         self._data.qpos[:] = qpos
+        for distractor, mocap in self._distractors:
+            self._data.mocap_pos[mocap], self._data.mocap_quat[mocap] = distractor.pose(time)
         place_arm(self._model, self._data)
 
     def _colour(self, directions: Floats, hits: Hits, lit: Singles) -> Singles:
@@ -223,6 +253,8 @@ class Renderer:
             body = model.body(int(model.body_rootid[model.geom_bodyid[geom]])).name
             if body.startswith("thing"):
                 table[geom] = len(SEGMENTS) + int(body.removeprefix("thing"))
+            elif body.startswith("distractor"):
+                table[geom] = len(SEGMENTS) + len(self.scene.things) + int(body.removeprefix("distractor"))
             elif body == "hand":
                 table[geom] = SEGMENTS.index("gripper")
             elif body in ("turret", "upper", "fore"):
