@@ -189,15 +189,20 @@ def suggest(word: str, choices: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def leaf_names(values: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Dotted names of all leaves of nested mappings."""
-    names = []
+def leaf_values(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested mappings by their dotted names."""
+    leaves: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            names += leaf_names(value, f"{prefix}{key}.")
+            leaves |= leaf_values(value, f"{prefix}{key}.")
         else:
-            names.append(f"{prefix}{key}")
-    return names
+            leaves[f"{prefix}{key}"] = value
+    return leaves
+
+
+def leaf_names(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of all leaves of nested mappings."""
+    return list(leaf_values(values, prefix))
 
 
 def override(config: ConfigT, assignments: Iterable[str]) -> ConfigT:

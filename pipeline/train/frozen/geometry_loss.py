@@ -1,0 +1,41 @@
+"""What VGGT is trained to minimise (Wang et al., CVPR 2025, section 3.4), without points and tracks.
+
+Shape legend
+    B  windows    S  frames of a window    H, W  sides of the image
+"""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+ALPHA = 0.2
+"""Weight of -log confidence: at the optimum the confidence is ALPHA / error, but at least 1."""
+HUBER = 0.05
+FIELD_OF_VIEW = 0.5
+"""Weight of the two angles of view against translation and rotation."""
+
+
+def depth_loss(depth: Tensor, confidence: Tensor, truth: Tensor) -> Tensor:
+    """Mean over pixels with depth of c |d - d*| + c |grad(d - d*)| - ALPHA log c.
+
+    Args:
+        depth, confidence: [B,S,H,W], predicted, positive.
+        truth: [B,S,H,W]; 0 where nothing is known.
+    """
+    known = (truth > 0).to(depth.dtype)
+    error = (depth - truth) * known
+    value = (confidence * error.abs() - ALPHA * confidence.log() * known).sum() / known.sum()
+    return value + _gradient(error, confidence, known, -1) + _gradient(error, confidence, known, -2)
+
+
+def _gradient(error: Tensor, confidence: Tensor, known: Tensor, dim: int) -> Tensor:
+    """The mean of c |difference of neighbours| along `dim`: edges sharp and in their places."""
+    count = error.shape[dim] - 1
+    both = known.narrow(dim, 0, count) * known.narrow(dim, 1, count)
+    return (confidence.narrow(dim, 1, count) * error.diff(dim=dim).abs() * both).sum() / both.sum()
+
+
+def camera_loss(pose: Tensor, truth: Tensor) -> Tensor:
+    """Huber loss of pose encodings [B,S,9], per frame the mean of translation, quaternion and (half) angles of view."""
+    error = F.huber_loss(pose, truth, reduction="none", delta=HUBER) / HUBER
+    translation, rotation, view = error[..., :3], error[..., 3:7], error[..., 7:]
+    return translation.mean() + rotation.mean() + FIELD_OF_VIEW * view.mean()
