@@ -61,6 +61,10 @@ class TokenBatch(Batch):
         """The frame of each row, i8 [T]."""
         return _owner(self.offset)
 
+    def with_feat(self, feat: Tensor) -> "TokenBatch":
+        """The same tokens with other features [T, any width]."""
+        return replace(self, feat=feat)
+
     @classmethod
     def example(cls, frames: int = 2, channels: int = 512, seed: int = 0) -> "TokenBatch":
         """Made-up tokens of a made-up scene."""
@@ -192,6 +196,22 @@ class FrameBatch(Batch):
         if self.tokens is None:
             raise ValueError("the batch has no tokens: ask for columns=('tokens', ...)")
         return self.tokens
+
+    def need_cells(self) -> CellBatch:
+        """The (cell, token) pairs; ValueError when the batch was made without them."""
+        if self.cells is None:
+            raise ValueError("the batch has no cells: ask for columns=('cells', ...)")
+        return self.cells
+
+    def need_pixels(self) -> Tensor:
+        """The decoded frames u1 [B,224,224,3] of `with_pixels`; ValueError when there are none."""
+        if "pixels" not in self.extra:
+            raise ValueError("the batch has no pixels: ask for columns=('rgb', ...), decode and add them (with_pixels)")
+        return self.extra["pixels"]
+
+    def with_pixels(self, pixels: Tensor) -> "FrameBatch":
+        """The same frames with their decoded images u1 [B,H,W,3]."""
+        return replace(self, extra={**self.extra, "pixels": pixels})
 
     @classmethod
     def example(

@@ -1,0 +1,250 @@
+"""The latent action model: what happened between two frames, as 4 discrete codes, learned by foreseeing the later one.
+
+    frames ─▶ S2D ─▶ spatial encoder ─▶ temporal encoder ─▶ difference ─▶ 4 queries ─▶ NSVQ ─▶ 4 codes
+                           └─ first frame, gradient stopped ─▶ decoder ◀─ latents ─┘     └─▶ later frame
+
+Shape legend: B pairs, Q = 196 cells, D model width, K code tokens, L code width.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from data_specs.batches import Batch, FrameBatch, PairBatch
+from stages.decoder import Decoder, DecoderConfig
+from stages.layers import Attention, Standardise, parameters_of
+from stages.nsvq import NSVQ, NSVQConfig
+from stages.patches import PatchConfig, PatchEncoder
+from stages.s2d import Coords, S2DConfig, SparseToDense
+from stages.spatial import SpatialConfig, SpatialEncoder
+from stages.targets import TargetConfig, Targets, mean_square
+from stages.temporal import TemporalConfig, TemporalEncoder
+
+Vision = Literal["points", "patch"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LAQConfig:
+    """Sizes of a `LatentActionModel`; the configs of its parts follow from it.
+
+    Attributes:
+        vision: `points` reads the frozen point features through S2D; `patch` reads the 224x224 pixels instead.
+        channels: of the store's tokens. dim, heads, hidden: width, heads and FFN width of all transformers.
+        s2d_layers, spatial_layers, temporal_layers, decoder_layers: blocks of each part.
+        coords: where S2D takes the tokens' coordinates: none, keys, or both (keys and values).
+        codes, tokens, code_dim: of the codebook, codes a pair, width of a code.
+        residual: the decoder predicts the change of the targets. targets: weights of what it predicts.
+        checkpoint: recompute activations in the backward pass.
+    """
+
+    vision: Vision = "points"
+    channels: int = 512
+    dim: int = 512
+    heads: int = 8
+    hidden: int = 2048
+    s2d_layers: int = 2
+    spatial_layers: int = 4
+    temporal_layers: int = 4
+    decoder_layers: int = 2
+    coords: Coords = "none"
+    codes: int = 256
+    tokens: int = 4
+    code_dim: int = 32
+    residual: bool = True
+    targets: TargetConfig = field(default_factory=TargetConfig)
+    checkpoint: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LatentActions(Batch):
+    """Latent actions of B pairs.
+
+    Attributes:
+        codes: i8 [B,K]. quantised: f4 [B,K,L], their vectors. continuous: f4 [B,K,L], before quantisation.
+        distance: f4 [B,K], from continuous to quantised.
+    """
+
+    codes: Tensor
+    quantised: Tensor
+    continuous: Tensor
+    distance: Tensor
+
+
+class FrameEncoder(nn.Module):
+    """What a frame is: its points (or pixels) onto the grid, then the spatial encoder; FrameBatch → [B,Q,D]."""
+
+    def __init__(self, config: LAQConfig, features: Standardise) -> None:
+        super().__init__()
+        shared = {"dim": config.dim, "heads": config.heads, "hidden": config.hidden, "checkpoint": config.checkpoint}
+        self.features = features
+        self.vision: SparseToDense | PatchEncoder = (
+            SparseToDense(S2DConfig(channels=config.channels, layers=config.s2d_layers, coords=config.coords, **shared))
+            if config.vision == "points"
+            else PatchEncoder(PatchConfig(layers=config.s2d_layers, **shared))
+        )
+        self.spatial = SpatialEncoder(SpatialConfig(channels=config.dim, layers=config.spatial_layers, **shared))
+        self.columns = ("tokens",) if config.vision == "points" else ("rgb",)
+
+    def forward(self, frames: FrameBatch) -> Tensor:
+        """[B,Q,D]."""
+        if isinstance(self.vision, PatchEncoder):
+            dense = self.vision(frames.need_pixels())
+        else:
+            tokens = frames.need_tokens()
+            dense = self.vision(tokens.with_feat(self.features(tokens.feat)))
+        out: Tensor = self.spatial(dense)
+        return out
+
+
+class Bottleneck(nn.Module):
+    """K learned queries that cross-attend to what changed, each down to a code's width: [B,Q,D] → [B,K,L]."""
+
+    def __init__(self, dim: int, heads: int, tokens: int, code_dim: int) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(1, tokens, dim) * 0.02)
+        self.norm = nn.LayerNorm(dim)
+        self.attention = Attention(dim, heads)
+        self.norm_out = nn.LayerNorm(dim)
+        self.down = nn.Linear(dim, code_dim)
+
+    def forward(self, change_BQD: Tensor) -> Tensor:
+        """[B,K,L]."""
+        queries = self.queries.expand(len(change_BQD), -1, -1)
+        pooled = queries + self.attention(queries, self.norm(change_BQD))
+        out: Tensor = self.down(self.norm_out(pooled))
+        return out
+
+
+class LatentActionModel(nn.Module):
+    """Pairs of frames → loss and metrics; `encode` gives their codes, `decode` what codes do to a frame.
+
+    Attributes:
+        columns: what it reads of a store. Where `rgb` is among them, the caller decodes the images
+            (`FrameBatch.with_pixels`).
+    """
+
+    def __init__(self, config: LAQConfig) -> None:
+        super().__init__()
+        self.config = config
+        shared = {"dim": config.dim, "heads": config.heads, "hidden": config.hidden, "checkpoint": config.checkpoint}
+        self.features = Standardise(config.channels)
+        self.encoder = FrameEncoder(config, self.features)
+        self.temporal = TemporalEncoder(TemporalConfig(layers=config.temporal_layers, **shared))
+        self.bottleneck = Bottleneck(config.dim, config.heads, config.tokens, config.code_dim)
+        self.quantiser = NSVQ(NSVQConfig(dim=config.code_dim, codes=config.codes, tokens=config.tokens))
+        self.targets = Targets(config.targets, self.features)
+        self.decoder = Decoder(
+            DecoderConfig(
+                layers=config.decoder_layers,
+                code_dim=config.code_dim,
+                tokens=config.tokens,
+                residual=config.residual,
+                **shared,
+            ),
+            self.targets.widths,
+        )
+        self.columns = tuple(sorted({*self.encoder.columns, *self.targets.columns}))
+
+    def forward(self, batch: PairBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and detached scalars by name.
+
+        `loss/NAME` is the mean squared error of a target over the cells that have points in both frames, `copy/NAME`
+        that of copying the first frame; `codes_used` how many different codes the batch chose; `distance` the mean
+        length of the quantisation error.
+        """
+        first_BQD, continuous_BKL = self._latents(batch)
+        quantised_BKL, codes_BK = self.quantiser(continuous_BKL)
+        before, seen_before = self.targets(batch.first)
+        after, seen_after = self.targets(batch.second)
+        predicted = self.decoder(first_BQD, before, quantised_BKL)
+        loss = quantised_BKL.new_zeros(())
+        metrics = {}
+        for name, weight in self.targets.weights.items():
+            seen = seen_before[name] & seen_after[name]
+            part = mean_square(predicted[name], after[name], seen)
+            loss = loss + weight * part
+            metrics[f"loss/{name}"] = part.detach()
+            metrics[f"copy/{name}"] = mean_square(before[name], after[name], seen)
+        with torch.no_grad():
+            chosen = torch.zeros_like(self.quantiser.window, dtype=torch.float32)
+            metrics["codes_used"] = chosen.index_fill_(0, codes_BK.flatten(), 1.0).sum()
+            metrics["distance"] = _distance(continuous_BKL, self.quantiser.lookup(codes_BK)).mean()
+        return loss, metrics
+
+    def encode(self, batch: PairBatch) -> LatentActions:
+        """The latent action of each pair, by hard lookup also in training."""
+        _, continuous = self._latents(batch)
+        continuous = continuous.float()
+        codes = self.quantiser.nearest(continuous)
+        quantised = self.quantiser.lookup(codes)
+        return LatentActions(
+            codes=codes, quantised=quantised, continuous=continuous, distance=_distance(continuous, quantised)
+        )
+
+    def decode(self, first: FrameBatch, codes_BK: Tensor) -> dict[str, Tensor]:
+        """What codes [B,K] make of frames: predicted targets by name, in the units of the data.
+
+        `features` [B,196,C], `coords` [B,196,3], `pixels` [B,224,224,3] in [0,1]. ValueError unless
+        there are K codes a frame.
+        """
+        if codes_BK.shape != (len(first), self.config.tokens):
+            raise ValueError(
+                f"codes have shape {list(codes_BK.shape)}, expected {[len(first), self.config.tokens]}: "
+                f"{self.config.tokens} codes a frame"
+            )
+        values, _ = self.targets(first)
+        return self.targets.output(self.decoder(self.encoder(first), values, self.quantiser.lookup(codes_BK)))
+
+    def _latents(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        """Features of the first frame [B,Q,D] and continuous latents [B,K,L]."""
+        first, second = self.encoder(batch.first), self.encoder(batch.second)
+        return first, self.bottleneck(self.temporal(torch.stack([first, second], dim=1)))
+
+
+def _distance(a_BKL: Tensor, b_BKL: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(a_BKL.float() - b_BKL.float(), dim=-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterRow:
+    """Trainable parameters of a part, beside those of the system's description (None where it names none)."""
+
+    part: str
+    parameters: int
+    described: int | None
+    note: str = ""
+
+
+def parameter_table(model: LatentActionModel) -> list[ParameterRow]:
+    """The model's parts and their trainable parameters; the last row is the sum."""
+    spatial = model.encoder.spatial
+    points = isinstance(model.encoder.vision, SparseToDense)
+    encoders = parameters_of(spatial) - parameters_of(spatial.projection) + parameters_of(model.temporal)
+    rows = [
+        ParameterRow(
+            part="S2D" if points else "patch encoder",
+            parameters=parameters_of(model.encoder.vision),
+            described=4_200_000 if points else None,
+            note="two layers of {cross-attention, FFN 512→2048→512} are 6.3M, and the queries 0.1M" if points else "",
+        ),
+        ParameterRow(part="projection", parameters=parameters_of(spatial.projection), described=500_000),
+        ParameterRow(
+            part="spatial encoder",
+            parameters=encoders,
+            described=25_000_000,
+            note=f"{len(spatial.blocks)} layers over the cells and {len(model.temporal.blocks)} over the frames: "
+            "8 layers of this width are 25.2M",
+        ),
+        ParameterRow(
+            part="NSVQ",
+            parameters=parameters_of(model.bottleneck) + parameters_of(model.quantiser) + parameters_of(model.decoder),
+            described=12_000_000,
+            note=f"down to the codes {parameters_of(model.bottleneck):,}, codebook {parameters_of(model.quantiser):,}, "
+            f"decoder {parameters_of(model.decoder):,}",
+        ),
+    ]
+    total = parameters_of(model)
+    assert total == sum(row.parameters for row in rows), "every parameter belongs to one part"
+    return [*rows, ParameterRow(part="total", parameters=total, described=42_000_000)]

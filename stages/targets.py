@@ -1,0 +1,88 @@
+"""What the decoder has to predict of the later frame, cell by cell, and how wrong it is.
+
+Shape legend: B frames, Q = 196 cells, C channels of the store, d numbers of a target in a cell.
+All targets are fixed functions of the stored frame: nothing the model learns can make them easier.
+"""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+from data_specs.batches import FrameBatch
+from stages.layers import Standardise
+from stages.patches import PATCH, patchify, unpatchify
+from stages.raster import raster_coords, raster_features
+
+Values = dict[str, Tensor]
+"""A target's values [B,Q,d] by its name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetConfig:
+    """Weight of each target in the loss, 0 for none.
+
+    Attributes:
+        features: frozen features on the grid, standardised by channel.
+        coords: mean coordinates of the cells, in the normalised space.
+        pixels: the 224x224 frame, in [0,1].
+    """
+
+    features: float = 1.0
+    coords: float = 0.0
+    pixels: float = 0.0
+
+    def weights(self) -> dict[str, float]:
+        """The targets that count, by name. ValueError for negative weights, or when none counts."""
+        weights: dict[str, float] = asdict(self)
+        if min(weights.values()) < 0 or not any(weights.values()):
+            raise ValueError(f"target weights are {weights}: expected none under 0 and at least one above")
+        return {name: weight for name, weight in weights.items() if weight}
+
+
+class Targets(nn.Module):
+    """Targets of frames and the error of predictions; parameter-free.
+
+    Attributes:
+        widths: numbers a cell of each target. columns: of the store that they are made from.
+    """
+
+    def __init__(self, config: TargetConfig, features: Standardise) -> None:
+        super().__init__()
+        self.weights = config.weights()
+        self.features = features
+        known = {"features": features.mean.numel(), "coords": 3, "pixels": PATCH * PATCH * 3}
+        self.widths = {name: known[name] for name in self.weights}
+        read = {"features": ("tokens", "cells"), "coords": ("tokens", "cells"), "pixels": ("rgb",)}
+        self.columns = tuple(sorted({column for name in self.weights for column in read[name]}))
+
+    @torch.no_grad()
+    def forward(self, frames: FrameBatch) -> tuple[Values, Values]:
+        """Values f4 [B,Q,d] by target, and which cells have one, bool [B,Q] by target."""
+        values, seen = {}, {}
+        if "features" in self.widths or "coords" in self.widths:
+            tokens, cells = frames.need_tokens(), frames.need_cells()
+            mean, count = raster_features(tokens, cells)
+            known = {"features": self.features(mean), "coords": raster_coords(tokens, cells)}
+            for name in self.widths.keys() & known.keys():
+                values[name], seen[name] = known[name], count > 0
+        if "pixels" in self.widths:
+            values["pixels"] = patchify(frames.need_pixels())
+            seen["pixels"] = torch.ones(values["pixels"].shape[:2], dtype=torch.bool, device=values["pixels"].device)
+        return {name: values[name] for name in self.widths}, seen
+
+    def output(self, values: Values) -> Values:
+        """Predicted values in the units of the data: features as stored, pixels f4 [B,224,224,3] in [0,1]."""
+        out = dict(values)
+        if "features" in out:
+            out["features"] = out["features"] * self.features.deviation + self.features.mean
+        if "pixels" in out:
+            out["pixels"] = unpatchify(out["pixels"])
+        return out
+
+
+def mean_square(predicted: Tensor, target: Tensor, seen_BQ: Tensor) -> Tensor:
+    """Mean squared error [] over the cells that are seen, float32."""
+    weight = seen_BQ[..., None].float()
+    error = (predicted.float() - target).square() * weight
+    return error.sum() / (weight.sum() * target.shape[-1]).clamp_min(1)
