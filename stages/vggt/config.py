@@ -27,6 +27,7 @@ class VGGTConfig:
         camera_trunk_depth, camera_num_heads: blocks and heads of the camera head.
         dpt_features, dpt_out_channels: widths of the dense heads, fused and per level.
         dpt_layers: the four aggregator pairs, counted from 0, whose tokens the dense heads read.
+        point_head: whether there is one. Points also follow from depth and camera.
 
     Raises:
         ValueError: for sizes that do not fit together.
@@ -43,6 +44,7 @@ class VGGTConfig:
     dpt_features: int = 256
     dpt_out_channels: tuple[int, ...] = (256, 512, 1024, 1024)
     dpt_layers: tuple[int, ...] = (4, 11, 17, 23)
+    point_head: bool = True
 
     def __post_init__(self) -> None:
         if self.patch_embed not in PATCH_EMBEDS:
@@ -95,9 +97,9 @@ class VGGTConfig:
         }
         for key, value in values.items():
             entries = value if isinstance(value, tuple) else (value,)
-            kind = str if isinstance(defaults[key], str) else int
+            default = defaults[key][0] if isinstance(defaults[key], tuple) else defaults[key]
             shaped = isinstance(value, tuple) == isinstance(defaults[key], tuple)
-            if not shaped or any(type(entry) is not kind for entry in entries):
+            if not shaped or any(type(entry) is not type(default) for entry in entries):
                 raise ValueError(f"VGGT config key {key} is {value!r}, expected something like {defaults[key]!r}")
         return cls(**values)
 
@@ -130,7 +132,7 @@ VGGT_SMALL = VGGTConfig(
 # For demonstrations and tests on a CPU.
 VGGT_TINY = VGGTConfig(
     img_size=224,
-    embed_dim=64,
+    embed_dim=96,
     depth=4,
     num_heads=4,
     patch_embed="conv",

@@ -33,10 +33,12 @@ class VGGT(nn.Module):
         self.config = config
         self.aggregator = Aggregator(config)
         self.camera_head = CameraHead(config)
-        self.point_head = DPTHead(config, out_dim=4)
+        self.point_head = DPTHead(config, out_dim=4) if config.point_head else None
         self.depth_head = DPTHead(config, out_dim=2)
 
-    def forward(self, images: Tensor, want: Iterable[str] = (*CAMERA, *DEPTH)) -> dict[str, Tensor]:
+    def forward(
+        self, images: Tensor, want: Iterable[str] = (*CAMERA, *DEPTH), *, dense_frames: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Images [B,S,3,H,W] in [0,1] → the wanted outputs by name; only what they need runs.
 
         The frames of a clip see each other and share one scale; clips do not see each other. The first frame of a
@@ -48,14 +50,18 @@ class VGGT(nn.Module):
                 `depth` [B,S,H,W,1], `depth_conf` [B,S,H,W], `point_map` [B,S,H,W,3] world coordinates, `point_conf`
                 [B,S,H,W], `last_tokens` [B,S,N,2C]. Confidences are at least 1. A field of view of 0 gives an
                 infinite `intrinsic`.
+            dense_frames: int64 [K], of which frames of each clip to make depth and points; of all, if None. All
+                frames see each other in any case. Training takes a few: the dense heads are most of the work.
 
         Raises:
-            ValueError: for unknown outputs, or images of another shape.
+            ValueError: for unknown outputs, points without a point head, or images of another shape.
         """
         wanted = tuple(want)
         unknown = [name for name in wanted if name not in OUTPUTS]
         if unknown or not wanted:
             raise ValueError(f"VGGT has no output {', '.join(unknown) or 'none'}: choose from {', '.join(OUTPUTS)}")
+        if self.point_head is None and any(name in POINTS for name in wanted):
+            raise ValueError("this VGGT has no point head: unproject its depth with its camera instead")
         check_images(images, self.config.patch_size)
         height, width = images.shape[-2:]
 
@@ -64,6 +70,7 @@ class VGGT(nn.Module):
         needs_last = any(name in (*CAMERA, "last_tokens") for name in wanted)
         layers = set(self.config.dpt_layers if needs_dense else ()) | ({last} if needs_last else set())
         tokens = self.aggregator(images, layers)
+        seen = tokens if dense_frames is None else {layer: tokens[layer][:, dense_frames] for layer in tokens}
 
         out: dict[str, Tensor] = {}
         with torch.autocast(images.device.type, enabled=False):
@@ -74,10 +81,11 @@ class VGGT(nn.Module):
                 out["extrinsic"] = extrinsic_from_pose(pose_enc)
                 out["intrinsic"] = intrinsic_from_pose(pose_enc, height, width)
             if any(name in DEPTH for name in wanted):
-                raw = self._dense(self.depth_head, tokens, height, width)
+                raw = self._dense(self.depth_head, seen, height, width)
                 out["depth"], out["depth_conf"] = raw[..., :-1].exp(), 1 + raw[..., -1].exp()
             if any(name in POINTS for name in wanted):
-                raw = self._dense(self.point_head, tokens, height, width)
+                assert self.point_head is not None
+                raw = self._dense(self.point_head, seen, height, width)
                 xyz = raw[..., :-1]
                 out["point_map"], out["point_conf"] = xyz.sign() * xyz.abs().expm1(), 1 + raw[..., -1].exp()
         return {name: out[name] for name in wanted}

@@ -74,7 +74,7 @@ def test_the_point_head_and_the_tokens_come_on_request(vggt: VGGT) -> None:
     assert torch.equal(out.point_conf, raw["point_conf"][:, 0])
     assert out.tokens is not None
     assert torch.equal(out.tokens, raw["last_tokens"][:, 0])
-    assert out.tokens.shape == (2, 5 + 16, 128)
+    assert out.tokens.shape == (2, 5 + 16, 2 * VGGT_TINY.embed_dim)
     assert not torch.equal(out.point_map, VGGTEncoder(vggt)(rgb).point_map)
 
 

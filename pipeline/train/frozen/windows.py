@@ -120,3 +120,12 @@ def _weather(images: Tensor, rng: np.random.Generator) -> Tensor:
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         images = images + rng.uniform(0, _NOISE) * torch.randn(images.shape, generator=generator)
     return images.clamp(0, 1)
+
+
+def shrink(windows: Windows, side: int) -> Windows:
+    """The same windows at `side` pixels, which must divide theirs; the pose encoding does not know pixels."""
+    factor, rest = divmod(windows.depth.shape[-1], side)
+    if rest:
+        raise ValueError(f"windows of {windows.depth.shape[-1]} pixels cannot be shrunk to {side}: name a divisor")
+    images = F.avg_pool2d(windows.images.flatten(0, 1), factor).unflatten(0, windows.images.shape[:2])
+    return replace(windows, images=images, depth=windows.depth[..., factor // 2 :: factor, factor // 2 :: factor])

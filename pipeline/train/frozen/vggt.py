@@ -1,0 +1,207 @@
+"""VGGT tiny: depth, confidence and cameras of the tabletop world, supervised by the simulator.
+
+A sample is one group of windows with `GROUP` frames together: eight single frames of eight films, or four pairs, ...,
+or one window of eight. So the model learns from frames on their own and from windows, at the same cost a step.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.config import Config, TrainRecipe, TrainSection
+from pipeline.train.frozen.filming import FRAMES, Film, film
+from pipeline.train.frozen.geometry_loss import camera_loss, depth_loss
+from pipeline.train.frozen.windows import Windows, shrink, stack, window
+from pipeline.train.task import BatchPlan, Step, Task
+from stages.vggt import VGGT, VGGT_TINY, VGGTConfig, init_random
+
+GROUP = 8
+LENGTHS = (1, 2, 4, 8)
+"""Of windows, frames."""
+SHARES = (0.35, 0.15, 0.2, 0.3)
+"""Of the groups, by length of their windows."""
+DENSE = {1: 1, 2: 2, 4: 2, 8: 3}
+"""Frames of a window whose depth is learnt at a step, by its length: the dense head is most of the work."""
+_REVERSED = 0.3
+_VALIDATION_EVERY = 10
+
+
+class FilmsSection(Config):
+    """The films to learn from: `count` of them, of the simulator's `seed` (the evaluations' seeds are below 1000)."""
+
+    count: int = Field(default=450, ge=_VALIDATION_EVERY)
+    seed: int = Field(default=1000, ge=1000)
+
+
+class VggtRecipe(TrainRecipe):
+    """How VGGT tiny is trained. For the first `small_until` of the steps frames have `small_side` pixels."""
+
+    name: str = "vggt_tiny"
+    films: FilmsSection = FilmsSection()
+    camera_weight: float = Field(default=5.0, ge=0)
+    small_side: int = Field(default=112, ge=14)
+    small_until: float = Field(default=0.6, ge=0, le=1)
+    train: TrainSection = TrainSection(
+        steps=1500,
+        batch=1,
+        lr=1.5e-3,
+        lr_final=0.02,
+        warmup=60,
+        weight_decay=0.05,
+        beta2=0.95,
+        ema=0.99,
+        workers=1,
+        log_every=25,
+        validate_every=250,
+        validate_samples=24,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Group:
+    """Windows of equal length; `dense` i8 [K] are the frames of each whose depth counts, `films` where they are from."""
+
+    windows: Windows
+    dense: Tensor
+    films: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GroupBatch:
+    """A batch of groups: they may differ in the length of their windows."""
+
+    groups: tuple[Group, ...]
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "GroupBatch":
+        """A copy on `device`."""
+        return GroupBatch(
+            groups=tuple(
+                replace(
+                    group,
+                    windows=group.windows.to(device, non_blocking=non_blocking),
+                    dense=group.dense.to(device, non_blocking=non_blocking),
+                )
+                for group in self.groups
+            )
+        )
+
+
+class Groups(Dataset[GroupBatch]):
+    """Item `range` is the batch of these places of the training stream; a place gives the same group every time."""
+
+    def __init__(self, films: Sequence[Path], recipe: VggtRecipe) -> None:
+        self._films, self._recipe = list(films), recipe
+
+    def __getitem__(self, places: range) -> GroupBatch:
+        return GroupBatch(groups=tuple(self.group(place) for place in places))
+
+    def group(self, place: int) -> Group:
+        """The group at `place` of the stream."""
+        recipe = self._recipe
+        rng = np.random.default_rng([recipe.seed, place])
+        length = LENGTHS[rng.choice(len(LENGTHS), p=SHARES)]
+        windows, names = [], []
+        for _ in range(GROUP // length):
+            path = self._films[rng.integers(len(self._films))]
+            reel = Film.load(path)
+            windows.append(window(reel, _choose(len(reel.rgb), length, rng), rng))
+            names.append(path.stem)
+        dense = np.sort(rng.permutation(length)[: DENSE[length]])
+        stacked = stack(windows)
+        samples = recipe.train.steps * recipe.train.batch * recipe.train.accumulate
+        if place < recipe.small_until * samples:
+            stacked = shrink(stacked, recipe.small_side)
+        return Group(windows=stacked, dense=torch.from_numpy(dense), films=tuple(names))
+
+
+def _choose(available: int, length: int, rng: np.random.Generator) -> list[int]:
+    """Frames of a film in the order of time, or sometimes against it."""
+    again = available < length
+    frames = np.sort(rng.choice(available, length, replace=again))
+    return [int(i) for i in (frames[::-1] if rng.random() < _REVERSED else frames)]
+
+
+class VggtTask(Task[GroupBatch]):
+    """Learns from the films in a folder, which `make_films` fills."""
+
+    name: ClassVar[str] = "vggt-tiny"
+
+    def __init__(self, recipe: VggtRecipe, films: Path) -> None:
+        self.recipe: VggtRecipe = recipe
+        paths = [film_path(films, index) for index in range(recipe.films.count)]
+        self._held_out = paths[_VALIDATION_EVERY - 1 :: _VALIDATION_EVERY]
+        self._train = [path for path in paths if path not in set(self._held_out)]
+
+    @classmethod
+    def model_of(cls, recipe: VggtRecipe) -> VGGT:
+        """VGGT tiny without the point head, which nothing trains."""
+        model = VGGT(tiny_config())
+        init_random(model, recipe.seed)
+        return model
+
+    def batches(self, plan: BatchPlan) -> Iterator[GroupBatch]:
+        workers = self.recipe.train.workers
+        loader: DataLoader[GroupBatch] = DataLoader(
+            Groups(self._train, self.recipe),
+            batch_size=None,
+            sampler=plan,
+            num_workers=workers,
+            prefetch_factor=self.recipe.train.prefetch if workers else None,
+        )
+        return iter(loader)
+
+    def validation_batches(self, rank: int, world: int) -> Iterable[GroupBatch]:
+        """Held-out films as they are, each as one window and its middle frame as another."""
+        for path in self._held_out[: self.recipe.train.validate_samples][rank::world]:
+            reel = Film.load(path)
+            for frames in (range(len(reel.rgb)), [len(reel.rgb) // 2]):
+                whole = window(reel, list(frames))
+                yield GroupBatch(groups=(Group(windows=whole, dense=torch.arange(len(frames)), films=(path.stem,)),))
+
+    def loss(self, model: Any, batch: GroupBatch, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        depths, cameras = [], []
+        for group in batch.groups:
+            windows = group.windows
+            out = model(windows.images, ("pose_enc", "depth", "depth_conf"), dense_frames=group.dense)
+            truth = windows.depth[:, group.dense]
+            depths.append(depth_loss(out["depth"].squeeze(-1), out["depth_conf"], truth))
+            cameras.append(camera_loss(out["pose_enc"], windows.pose))
+        depth, camera = torch.stack(depths).mean(), torch.stack(cameras).mean()
+        scalars = {"depth": depth.detach(), "camera": camera.detach()}
+        return depth + self.recipe.camera_weight * camera, scalars
+
+    def keys(self, batch: GroupBatch) -> list[str]:
+        return [name for group in batch.groups for name in group.films]
+
+
+def tiny_config() -> VGGTConfig:
+    """The sizes of the shipped model."""
+    return replace(VGGT_TINY, point_head=False)
+
+
+def film_path(folder: Path, index: int) -> Path:
+    """Where film `index` lies in its folder."""
+    return folder / f"{index:05d}.npz"
+
+
+def make_films(folder: Path, section: FilmsSection) -> Iterator[int]:
+    """Make the films that are not in `folder` yet; yields how many are there, after each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(section.count):
+        path = film_path(folder, index)
+        if not path.exists():
+            film(section.seed, index).save(path)
+        yield index + 1
+
+
+__all__ = ["FRAMES", "VggtRecipe", "VggtTask", "make_films"]
