@@ -15,7 +15,7 @@ import typer
 import typer.core
 
 from pipeline.config import FailedError, RequestError, override
-from pipeline.recipes import EXTRACT, extract_recipe
+from pipeline.recipes import EXTRACT, LAQ, extract_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,7 +57,9 @@ sim = typer.Typer(
     help="The simulated tabletop world.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
 )
 bench = typer.Typer(help="Measure, print tables, write JSON.", no_args_is_help=True, rich_markup_mode=None)
+train = typer.Typer(help="Train a model from a store.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(sim, name="sim")
+app.add_typer(train, name="train")
 app.add_typer(bench, name="bench")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
@@ -176,12 +178,60 @@ def inspect_shards(
         raise typer.Exit(FAILED)
 
 
+@train.command("laq", epilog="Example:  cla train laq --store stores/ssv2 --out runs/laq train.batch=32")
+def train_laq(
+    store: Annotated[str, typer.Option(help="A store of `cla extract`; with --resume, the run's without it.")] = "",
+    out: Annotated[Path | None, typer.Option(help="The run: a new folder.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe overrides.")] = None,
+    recipe: Annotated[str, typer.Option(help=f"{', '.join(LAQ)}; laq_full, or with --resume the run's.")] = "",
+    device: Device = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run.")] = False,
+    print_model: Annotated[bool, typer.Option("--print-model", help="Print the parameters and stop.")] = False,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print the recipe and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Learn latent actions from pairs of frames: 4 codes that say what happened between them.
+
+    Several GPUs: torchrun --nproc-per-node 4 -m pipeline.cli train laq ...
+    """
+    if resume and overwrite:
+        raise RequestError("--resume keeps what is there and --overwrite removes it: give one of them.")
+    if out is None and (resume or not (print_model or print_config)):
+        raise RequestError("Missing --out: where the run is to be, a new folder.")
+
+    from pipeline.train.laq_command import choose_recipe, parameter_lines, run_laq
+
+    chosen = choose_recipe(recipe, overrides or [], resumed=out if resume else None)
+    if print_config:
+        _print_json(chosen.model_dump(mode="json"))
+        return
+    if print_model:
+        _print_lines(parameter_lines(chosen, store))
+        return
+    assert out is not None
+    from pipeline.train.launch import TrainRequest
+    from pipeline.train.progress import reporter
+
+    request = TrainRequest(out=out, mode="resume" if resume else "overwrite" if overwrite else "new", device=device)
+    with reporter() as report:
+        summary = run_laq(chosen, store, request, report)
+    if summary.main:
+        _print_json(summary.as_json()) if as_json else _print_lines(summary.lines())
+
+
 @sim.command("record", epilog="Example:  cla sim record --format ssv2 --clips 20 --seed 1 --out data/ssv2")
 def sim_record(
     out: Annotated[Path, typer.Option(help="A new folder.")],
     data_format: Annotated[str, typer.Option("--format", help="ssv2 or rgbd.")] = "rgbd",
     clips: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Another seed, other clips.")] = 0,
+    tasks: Annotated[str, typer.Option(help="all, or names with commas: reach, push, pick, stack, place.")] = "all",
+    view: Annotated[str, typer.Option(help="agent, wrist or agent,wrist (rgbd).")] = "agent",
+    fps: Annotated[float | None, typer.Option(help="Frames a second, at most 20 (rgbd); 20 without it.")] = None,
+    camera_motion: Annotated[bool, typer.Option("--camera-motion", help="The agent camera moves.")] = False,
+    distractors: Annotated[bool, typer.Option("--distractors", help="Things move in view that take no part.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; the bytes are the same.")] = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder.")] = False,
 ) -> None:
     """Write episodes of the tabletop world as a dataset's real files."""
@@ -189,7 +239,20 @@ def sim_record(
 
     with _progress_bar("record", clips) as advance:
         try:
-            record(data_format, out, clips=clips, seed=seed, overwrite=overwrite, progress=advance)
+            record(
+                data_format,
+                out,
+                clips=clips,
+                seed=seed,
+                tasks=tasks,
+                views=[name.strip() for name in view.split(",")],
+                fps=fps,
+                camera_motion=camera_motion,
+                distractors=distractors,
+                workers=workers,
+                overwrite=overwrite,
+                progress=advance,
+            )
         except ValueError as error:
             raise RequestError(str(error)) from None
     _say(f"wrote {clips} clips to {out}")

@@ -1,19 +1,16 @@
 """Decoding ahead of inference: in worker processes, bounded, and in the order asked for."""
 
-import multiprocessing
-import os
-import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 from data_specs.datasets import ClipRef, FrameSampling
 from data_specs.records import BadClip, Clip
 from pipeline.config import FailedError, RequestError
+from pipeline.processes import worker_pool
 from pipeline.sources.base import Source
 
 
@@ -40,14 +37,7 @@ def decode_ahead(
     """
     if workers < 0:
         raise RequestError(f"--workers {workers} makes no sense: expected 0 (decode in this process) or more")
-    executor: Executor
-    if workers == 0:
-        executor = ThreadPoolExecutor(1)
-    else:
-        # spawned, not forked: the parent holds torch's threads, which do not survive a fork
-        executor = ProcessPoolExecutor(
-            workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
-        )
+    executor: Executor = ThreadPoolExecutor(1) if workers == 0 else worker_pool(workers)
     waiting: deque[tuple[ClipRef, Future[Decoded]]] = deque()
     limit = ahead or 2 * max(workers, 1) + 1
     remaining = iter(refs)
@@ -81,17 +71,3 @@ def _decode(source: Source, ref: ClipRef, frames: FrameSampling) -> Decoded:
     except BadClip as error:
         reason = error.reason
     return Decoded(ref=ref, clip=clip, reason=reason, seconds=time.perf_counter() - start)
-
-
-def _start_worker() -> None:
-    # Ctrl-C reaches the whole process group; the parent decides what becomes of its workers
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A parent that was killed cannot say goodbye: without this its workers would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

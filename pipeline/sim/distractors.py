@@ -94,7 +94,7 @@ def _sample(place: Place, colour: str, rng: np.random.Generator) -> Distractor:
     low, high = np.array(place.low) + half, np.array(place.high) - half
     reach = rng.uniform(0.55, 1.0, 3) * (high - low) / 2  # how far it goes from the middle of its path
     path, turn = _path(kind, reach, rng)
-    spread = np.array([sum(wave.amplitude for wave in waves) for waves in path])
+    spread = np.array([sum(abs(wave.amplitude) for wave in waves) for waves in path])
     middle = rng.uniform(low + spread, high - spread)
     if place.on_table:
         middle[2] = thing.size[2]

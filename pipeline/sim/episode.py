@@ -78,6 +78,16 @@ class Episode:
         """How long it lasts."""
         return (len(self.state) - 1) / CONTROL_HZ
 
+    def moments(self, fps: float = CONTROL_HZ) -> NDArray[np.int64]:
+        """Which of the K + 1 moments are seen at `fps` frames a second, at most 20: those nearest to k / fps.
+
+        The earlier of a tie, as in `pipeline.sources.frames`; at 20 all of them.
+        """
+        assert 0 < fps <= CONTROL_HZ, fps
+        steps = np.arange(len(self.state)) * (CONTROL_HZ / fps)
+        nearest = np.ceil(steps - 0.5 - 1e-6).astype(np.int64)
+        return np.asarray(nearest[nearest < len(self.state)])
+
     def at(self, time: float) -> Floats:
         """The generalised coordinates [nq] at `time`, which must be a multiple of 1/60 s."""
         tick = round(time * SNAPSHOT_HZ)

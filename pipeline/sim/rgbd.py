@@ -6,6 +6,11 @@
     clips/KEY/VIEW/depth/000000.png           16-bit, metres = value / 10,000 along the optical axis, 0: no reading
     clips/KEY/VIEW/segment/000000.png         8-bit, the number of a name in clip.json's `segments`
 
+Times, cameras, state and action have a row a frame. A recording of fewer than 20 frames a second (`--fps`) keeps the
+action of the control step that starts at the frame, and `action_sum`: the sum of all actions before it, whether their
+frames were recorded or not. Where every step is a frame, it follows from `action` and is not written. clip.json and
+dataset.json say which episodes were seen by a moving camera (`camera_motion`) and among distractors (`distractors`).
+
 Depth is 16-bit PNG because the sensor counts in tenths of a millimetre: nothing is lost, any tool reads it, and a
 frame takes a third of its float32 array. Floats in JSON are shortest exact decimals, so they too come back bit for bit.
 """
@@ -29,17 +34,21 @@ INDEX = "dataset.json"
 CLIPS = "clips"
 
 
-def write_clip(out: Path, episode: Episode, views: Sequence[str], height: int, width: int) -> dict[str, Any]:
-    """Write one clip under `out`, whole or not at all; its row for `dataset.json`."""
+def write_clip(
+    out: Path, episode: Episode, views: Sequence[str], height: int, width: int, fps: float = CONTROL_HZ
+) -> dict[str, Any]:
+    """Write one clip under `out`, whole or not at all; its row for `dataset.json`. Only what is seen is rendered."""
     final = out / CLIPS / episode.key
     unfinished = final.with_name(f".{episode.key}.tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
+    seen = episode.moments(fps)
+    times = episode.time[seen]
     cameras: dict[str, Any] = {}
     for view in views:
         for kind in ("rgb", "depth", "segment"):
             (unfinished / view / kind).mkdir(parents=True)
         intrinsics, extrinsics = [], []
-        for i, time in enumerate(episode.time):
+        for i, time in enumerate(times):
             picture = episode.picture(float(time), view, height, width)
             _write_png(unfinished / view / "rgb" / _frame(i), picture.rgb)
             _write_png(unfinished / view / "depth" / _frame(i), encode_depth(picture.depth))
@@ -52,7 +61,7 @@ def write_clip(out: Path, episode: Episode, views: Sequence[str], height: int, w
         "split": episode_split(episode.index),
         "instruction": episode.scene.instruction,
         "task": episode.scene.task.name,
-        "frames": len(episode.time),
+        "frames": len(times),
     }
     clip = {
         **row,
@@ -60,23 +69,38 @@ def write_clip(out: Path, episode: Episode, views: Sequence[str], height: int, w
         "index": episode.index,
         "attempt": episode.attempt,
         "success": episode.success,
-        "fps": CONTROL_HZ,
-        "time": episode.time.tolist(),
+        "fps": fps,
+        "time": times.tolist(),
         "segments": episode.renderer.segments,
-        "state": episode.state.tolist(),
-        "action": episode.action.tolist(),
-        "is_pad": episode.is_pad.tolist(),
+        "state": episode.state[seen].tolist(),
+        "action": episode.action[seen].tolist(),
+        "is_pad": episode.is_pad[seen].tolist(),
         "cameras": cameras,
     }
+    if fps != CONTROL_HZ:
+        clip["action_sum"] = episode.action_sum[seen].tolist()
+    if episode.camera_motion is not None:
+        clip["camera_motion"] = episode.camera_motion.kind
+    if episode.distractors:
+        clip["distractors"] = [distractor.name for distractor in episode.distractors]
     (unfinished / "clip.json").write_text(json.dumps(clip))
     unfinished.rename(final)
     return row
 
 
 def write_index(
-    out: Path, rows: Sequence[dict[str, Any]], seed: int, tasks: str, views: Sequence[str], height: int, width: int
+    out: Path,
+    rows: Sequence[dict[str, Any]],
+    *,
+    seed: int,
+    tasks: str,
+    views: Sequence[str],
+    height: int,
+    width: int,
+    fps: float = CONTROL_HZ,
+    disturbances: Sequence[str] = (),
 ) -> None:
-    """Write `dataset.json`, the recording's last file."""
+    """Write `dataset.json`, the recording's last file. `disturbances` are the options that were on."""
     index = {
         "format": FORMAT,
         "version": VERSION,
@@ -85,7 +109,8 @@ def write_index(
         "views": list(views),
         "height": height,
         "width": width,
-        "fps": CONTROL_HZ,
+        "fps": fps,
+        **dict.fromkeys(disturbances, True),
         "depth_units_per_metre": 10_000,
         "clips": list(rows),
     }

@@ -15,7 +15,7 @@ from pipeline.sim.tasks import find_tasks
 from pipeline.sources.base import check_options, check_ref, check_split
 from pipeline.sources.frames import check_count, pick_indices, resize_crop
 
-_GENERATED = ("clips", "seed", "tasks", "view")
+_GENERATED = ("clips", "seed", "tasks", "view", "camera_motion", "distractors")
 _RECORDED = ("view",)
 
 
@@ -25,9 +25,10 @@ class TabletopSource:
     `action` is that of the single control step (1/20 s) that starts at the frame; `extra["action_sum"]` f4 [F,7] is
     the sum of all before it, 0 at the start of the episode: the action accumulated between two frames is a difference.
 
-    Options: `view` (agent or wrist); without a root also `clips` (how many, 20), `seed` (0) and `tasks` (all, or names
-    with commas between). A generated clip depends on seed, index and tasks only, and equals the recorded one bit for
-    bit if it was recorded at the size that is asked for.
+    Options: `view` (agent or wrist); without a root also `clips` (how many, 20), `seed` (0), `tasks` (all, or names
+    with commas between), `camera_motion` and `distractors` (true or false: the agent camera moves, things move that
+    take no part). A generated clip depends on seed, index and tasks only, and on whether these two are true; it equals
+    the recorded one bit for bit if it was recorded at the size that is asked for.
     """
 
     spec = DatasetSpec(
@@ -49,6 +50,10 @@ class TabletopSource:
         self._view = check_view(options.get("view", "agent"))
         self._clips = _whole(options, "clips", 20, least=1)
         self._seed = _whole(options, "seed", 0, least=0)
+        self._camera_motion = _truth(options, "camera_motion")
+        self._distractors = _truth(options, "distractors")
+        if self._camera_motion and self._view != "agent":
+            raise ValueError("Option camera_motion moves the agent camera: leave it out with view=wrist.")
         self._tasks = options.get("tasks", "all")
         find_tasks(self._tasks)
 
@@ -76,7 +81,13 @@ class TabletopSource:
     def _generate(self, ref: ClipRef, frames: FrameSampling) -> Clip:
         from pipeline.sim.episode import demonstrate
 
-        episode = demonstrate(self._seed, ref.index, find_tasks(self._tasks))
+        episode = demonstrate(
+            self._seed,
+            ref.index,
+            find_tasks(self._tasks),
+            camera_motion=self._camera_motion,
+            distractors=self._distractors,
+        )
         time = episode.time
         taken = pick_indices(time, frames)
         check_count(ref.key, len(taken), frames, len(time))
@@ -134,6 +145,8 @@ class TabletopSource:
             state = _floats(clip["state"], (count, self.spec.state_dim))
             action = _floats(clip["action"], (count, self.spec.action_dim))
             is_pad = np.array(clip["is_pad"], dtype=bool).reshape(count)
+            # not written where every control step is a frame, so that it follows
+            action_sum = _floats(clip["action_sum"], action.shape) if "action_sum" in clip else accumulate(action)
             camera = clip["cameras"][self._view]
             intrinsic = _floats(camera["intrinsic"], (count, 3, 3))
             extrinsic = _floats(camera["extrinsic"], (count, 3, 4))
@@ -171,7 +184,7 @@ class TabletopSource:
             state=state[taken],
             action=action[taken],
             is_pad=is_pad[taken],
-            extra={"action_sum": accumulate(action)[taken]},
+            extra={"action_sum": action_sum[taken]},
         )
 
 
@@ -183,6 +196,13 @@ def _floats(values: Any, shape: tuple[int | None, ...], dtype: type[np.floating[
     if not np.isfinite(array).all():
         raise ValueError("non-finite numbers")
     return array
+
+
+def _truth(options: Mapping[str, str], name: str) -> bool:
+    text = options.get(name, "false")
+    if text not in ("true", "false"):
+        raise ValueError(f"Option {name} of dataset 'tabletop' is true or false, got {text!r}.")
+    return text == "true"
 
 
 def _whole(options: Mapping[str, str], name: str, default: int, *, least: int) -> int:

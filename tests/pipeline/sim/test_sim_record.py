@@ -13,6 +13,7 @@ from pipeline.sim.episode import demonstrate
 from pipeline.sim.record import record
 from pipeline.sim.tasks import TASKS, find_tasks
 from pipeline.sources import open_source
+from pipeline.sources.frames import pick_indices
 
 EVERY = FrameSampling(fps=None, stride=1, max=0, size=240)
 
@@ -119,12 +120,50 @@ def test_what_no_recorder_wrote_is_never_removed(tmp_path: Path) -> None:
         ({"seed": -1}, "seed of at least 0"),
         ({"tasks": "puck"}, "Unknown task"),
         ({"views": ("top",)}, "Unknown view"),
+        ({"views": ("agent", "agent")}, "each view once"),
+        ({"views": ("wrist",), "camera_motion": True}, "agent's view"),
+        ({"data_format": "ssv2", "views": ("wrist",)}, "agent's view only"),
+        ({"fps": 30.0}, "at most 20"),
+        ({"fps": 0.0}, "above 0"),
+        ({"data_format": "ssv2", "fps": 4.0}, "of its own"),
+        ({"workers": 0}, "workers of at least 1"),
     ],
 )
 def test_wrong_requests(tmp_path: Path, arguments: dict[str, object], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         record(**{"data_format": "rgbd", "out": tmp_path / "new", **arguments})
     assert not (tmp_path / "new").exists()
+
+
+def test_the_bytes_do_not_depend_on_the_processes(tmp_path: Path) -> None:
+    more = {"fps": 3.0, "size": 16, "camera_motion": True, "distractors": True}
+    for workers in (1, 2):
+        record("rgbd", tmp_path / str(workers), clips=2, tasks="reach", workers=workers, **more)
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+
+
+def test_a_recording_says_how_it_was_seen(tmp_path: Path) -> None:
+    def said(name: str, **more: object) -> tuple[dict[str, object], dict[str, object]]:
+        record("rgbd", tmp_path / name, clips=1, tasks="reach", size=16, **more)
+        clip = next((tmp_path / name / "clips").iterdir()) / "clip.json"
+        return json.loads((tmp_path / name / "dataset.json").read_text()), json.loads(clip.read_text())
+
+    plain_index, plain = said("plain")
+    assert not {"camera_motion", "distractors", "action_sum"} & (plain_index.keys() | plain.keys())
+    index, clip = said("seen", camera_motion=True, distractors=True, fps=5.0)
+    assert (index["camera_motion"], index["distractors"], index["fps"], clip["fps"]) == (True, True, 5.0, 5.0)
+    assert clip["camera_motion"] in ("orbit", "dolly", "handheld")
+    assert clip["distractors"] and set(clip["distractors"]) <= set(clip["segments"])
+    assert clip["time"] == plain["time"][::4]
+    assert clip["action"] == plain["action"][::4]
+    sums = np.cumsum([np.zeros(7), *np.array(plain["action"])], axis=0)[::4][: len(clip["time"])]
+    np.testing.assert_allclose(clip["action_sum"], sums, atol=1e-5)
+
+
+@pytest.mark.parametrize("fps", [20.0, 12.0, 8.0, 3.0])
+def test_the_moments_seen_are_those_that_sampling_takes(fps: float) -> None:
+    episode = demonstrate(1, 0, find_tasks("reach"))
+    assert episode.moments(fps).tolist() == pick_indices(episode.time, FrameSampling(fps=fps, max=0))
 
 
 def test_progress_is_called_for_each_clip(tmp_path: Path) -> None:

@@ -91,6 +91,33 @@ def test_recorded_equals_generated(root: Path, view: str, frames: FrameSampling)
         assert digest(generated.read(one, frames)) == digest(recorded.read(other, frames))
 
 
+@pytest.mark.parametrize("option", ["camera_motion", "distractors"])
+def test_what_disturbs_changes_the_pictures_and_nothing_else(option: str) -> None:
+    plain, disturbed = (open_source("tabletop", options={**OPTIONS, **more}) for more in ({}, {option: "true"}))
+    ref = plain.clips()[1]
+    assert disturbed.clips() == plain.clips()
+    one, other = plain.read(ref, SMALL), disturbed.read(ref, SMALL)
+    assert not np.array_equal(one.rgb, other.rgb)
+    assert not np.array_equal(one.depth, other.depth)
+    assert np.array_equal(one.extrinsic, other.extrinsic) == (option == "distractors")
+    for name in ("time", "state", "action", "is_pad"):
+        assert np.array_equal(getattr(one, name), getattr(other, name)), name
+    assert np.array_equal(one.extra["action_sum"], other.extra["action_sum"])
+    off = open_source("tabletop", options={**OPTIONS, option: "false"})
+    assert digest(off.read(ref, SMALL)) == digest(one)
+
+
+def test_a_recording_of_fewer_frames_equals_the_generated_clip(tmp_path: Path) -> None:
+    disturbances = {"camera_motion": True, "distractors": True}
+    record("rgbd", tmp_path / "data", clips=2, seed=3, tasks="reach", size=48, fps=4, **disturbances)
+    generated = open_source("tabletop", options={**OPTIONS, **dict.fromkeys(disturbances, "true")})
+    recorded = open_source("tabletop", tmp_path / "data")
+    for one, other in zip(generated.clips(), recorded.clips(), strict=True):
+        clip = recorded.read(other, SMALL)
+        assert digest(generated.read(one, SMALL)) == digest(clip)
+        assert len(list((tmp_path / "data/clips" / other.key / "agent/rgb").iterdir())) == len(clip)
+
+
 def test_another_process_and_order_read_the_same_bytes() -> None:
     source = open_source("tabletop", options=OPTIONS)
     refs = source.clips()
@@ -163,6 +190,8 @@ def test_damage_is_a_bad_clip(root: Path, tmp_path: Path, damage: str) -> None:
         ({"clips": "0"}, "at least 1"),
         ({"seed": "x"}, "whole number"),
         ({"tasks": "juggle"}, "Unknown task"),
+        ({"distractors": "yes"}, "true or false"),
+        ({"camera_motion": "true", "view": "wrist"}, "agent camera"),
     ],
 )
 def test_wrong_options(options: dict[str, str], sentence: str) -> None:
