@@ -50,7 +50,7 @@ def fit_mlp(x: Array, y: Array, group: Array, *, seed: int = 0) -> Callable[[Arr
     train_x, train_y = xs[~inner], ys[~inner]
     for _ in range(EPOCHS):
         order = torch.randperm(len(train_x), generator=generator)
-        for chosen in order.split(BATCH):
+        for chosen in torch.split(order, BATCH):
             optimiser.zero_grad()
             loss = (network(train_x[chosen]) - train_y[chosen]).square().mean()
             loss.backward()
@@ -67,7 +67,8 @@ def fit_mlp(x: Array, y: Array, group: Array, *, seed: int = 0) -> Callable[[Arr
     def predict(features: Array) -> Array:
         with torch.inference_mode():
             rows = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32))
-            return network(rows).numpy().astype(np.float64)
+            out: Array = network(rows).numpy().astype(np.float64)
+        return out
 
     return predict
 
