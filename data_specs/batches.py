@@ -209,6 +209,10 @@ class FrameBatch(Batch):
             raise ValueError("the batch has no pixels: ask for columns=('rgb', ...), decode and add them (with_pixels)")
         return self.extra["pixels"]
 
+    def without_images(self) -> "FrameBatch":
+        """The same frames without their encoded images."""
+        return replace(self, rgb=None)
+
     def with_pixels(self, pixels: Tensor) -> "FrameBatch":
         """The same frames with their decoded images u1 [B,H,W,3]."""
         return replace(self, extra={**self.extra, "pixels": pixels})

@@ -56,10 +56,14 @@ app = typer.Typer(
 sim = typer.Typer(
     help="The simulated tabletop world.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
 )
+evaluate = typer.Typer(
+    help="Judge what a run has learned.", no_args_is_help=True, rich_markup_mode=None, add_completion=False
+)
 bench = typer.Typer(help="Measure, print tables, write JSON.", no_args_is_help=True, rich_markup_mode=None)
 train = typer.Typer(help="Train a model from a store.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(sim, name="sim")
 app.add_typer(train, name="train")
+app.add_typer(evaluate, name="eval")
 app.add_typer(bench, name="bench")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
@@ -220,6 +224,72 @@ def train_laq(
         _print_json(summary.as_json()) if as_json else _print_lines(summary.lines())
 
 
+@app.command(epilog="Example:  cla label --run runs/laq --store stores/ssv2 --out codes.parquet --embeddings")
+def label(
+    run: Annotated[Path, typer.Option(help="A run of `cla train laq`.")],
+    store: Annotated[str, typer.Option(help="A folder or fsspec URL.")],
+    out: Annotated[Path, typer.Option(help="The Parquet file: a row a pair.")],
+    split: Annotated[str | None, typer.Option(help="One split only; all without it.")] = None,
+    embeddings: Annotated[bool, typer.Option("--embeddings", help="Keep the latents beside their codes.")] = False,
+    device: Device = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted labelling.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the 4 codes of every pair of frames of a store, at the offset the run was trained with."""
+    if resume and overwrite:
+        raise RequestError("--resume keeps what is there and --overwrite removes it: give one of them.")
+    from pipeline.devices import choose_device
+    from pipeline.evaluate.encoding import Encoder
+    from pipeline.label import label as write_labels
+
+    encoder = Encoder.open(run, store, split=split, device=choose_device(device))
+    mode: Any = "resume" if resume else "overwrite" if overwrite else "new"
+    with _counting_bar("label") as progress:
+        summary = write_labels(encoder, out, embeddings=embeddings, mode=mode, progress=progress)
+    if as_json:
+        _print_json(summary.as_json())
+    else:
+        _print_lines(summary.lines())
+
+
+@evaluate.command("probe", epilog="Example:  cla eval probe --run runs/laq --store stores/tabletop --html laq.html")
+def eval_probe(
+    run: Annotated[Path, typer.Option(help="A run of `cla train laq`.")],
+    store: Annotated[str, typer.Option(help="A store with actions: a folder or fsspec URL.")],
+    html: Annotated[Path | None, typer.Option(help="Write the page of the run here.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Write the picture of codes against motion here.")] = None,
+    max_pairs: Annotated[int, typer.Option(min=2, help="Pairs to fit from, and to judge by, at most.")] = 20_000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the probes.")] = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Say how much of the true action the latents carry, on clips that the run was not trained on.
+
+    NMSE 1.0 is predicting the mean. Probes: from quantised latents, codes, latents before quantisation, and, as a
+    baseline, from frozen features; the decoder against copying the first frame; the codebook's use.
+    """
+    from pipeline.devices import choose_device
+    from pipeline.evaluate.encoding import Encoder
+    from pipeline.evaluate.judge import judge
+    from pipeline.evaluate.report import check_out, write_report
+    from pipeline.evaluate.text import judgement_lines
+
+    for path, option in ((html, "--html"), (png, "--png")):
+        if path is not None:
+            check_out(path, option)
+    encoder = Encoder.open(run, store, device=choose_device(device))
+    with _counting_bar("encode") as progress:
+        judged = judge(encoder, max_pairs=max_pairs, seed=seed, progress=progress)
+    if html is not None or png is not None:
+        write_report(encoder, judged, html=html, png=png)
+        _say(f"wrote {', '.join(str(path) for path in (html, png) if path is not None)}")
+    if as_json:
+        _print_json(judged.judgement.as_json())
+    else:
+        _print_lines(judgement_lines(judged.judgement))
+
+
 @sim.command("record", epilog="Example:  cla sim record --format ssv2 --clips 20 --seed 1 --out data/ssv2")
 def sim_record(
     out: Annotated[Path, typer.Option(help="A new folder.")],
@@ -358,6 +428,22 @@ def _progress_bar(title: str, total: int) -> Any:
         with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
             task = progress.add_task(title, total=total)
             yield lambda: progress.advance(task)
+
+    return bar()
+
+
+def _counting_bar(title: str) -> Any:
+    """A progress bar for work that says itself how much there is: a context that gives `progress(done, total)`."""
+    from contextlib import contextmanager
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    @contextmanager
+    def bar() -> Any:
+        with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+            task = progress.add_task(title, total=None)
+            yield lambda done, total: progress.update(task, completed=done, total=total)
 
     return bar()
 

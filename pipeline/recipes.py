@@ -1,5 +1,7 @@
 """The recipes by name: what a user gets when nothing else is said, and why."""
 
+from typing import TYPE_CHECKING
+
 from data_specs.datasets import FrameSampling
 from pipeline.config import (
     ConcertoSection,
@@ -10,6 +12,9 @@ from pipeline.config import (
     VggtSection,
     suggest,
 )
+
+if TYPE_CHECKING:
+    from pipeline.train.laq_recipe import LaqRecipe
 
 EXTRACT: dict[str, ExtractRecipe] = {
     # The description's numbers: VGGT-1B, Concerto base, 224 pixels, 8,192 points.
@@ -34,6 +39,19 @@ EXTRACT: dict[str, ExtractRecipe] = {
         store=StoreSection(shard_mb=4.0),
     ),
 }
+
+
+LAQ = ("laq_full", "laq_tiny")
+"""Names of the recipes of `cla train laq`; `pipeline.train.laq_recipe` has them, with the model's config, and torch."""
+
+
+def laq_recipe(name: str) -> "LaqRecipe":
+    """The recipe of that name; RequestError with the choices otherwise."""
+    if name not in LAQ:
+        raise RequestError(f"Unknown recipe {name!r}.{suggest(name, LAQ)} There are: {', '.join(LAQ)}.")
+    from pipeline.train.laq_recipe import LAQ_RECIPES
+
+    return LAQ_RECIPES[name]
 
 
 def extract_recipe(name: str) -> ExtractRecipe:

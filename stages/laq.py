@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from data_specs.batches import Batch, FrameBatch, PairBatch
 from stages.decoder import Decoder, DecoderConfig
+from stages.draw import Draw
 from stages.layers import Attention, Standardise, parameters_of
 from stages.nsvq import NSVQ, NSVQConfig
 from stages.patches import PatchConfig, PatchEncoder
@@ -147,15 +148,15 @@ class LatentActionModel(nn.Module):
         )
         self.columns = tuple(sorted({*self.encoder.columns, *self.targets.columns}))
 
-    def forward(self, batch: PairBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, and detached scalars by name.
+    def forward(self, batch: PairBatch, draw: Draw | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and detached scalars by name. `draw` gives the noise of the quantiser (see `NSVQ.forward`).
 
         `loss/NAME` is the mean squared error of a target over the cells that have points in both frames, `copy/NAME`
         that of copying the first frame; `codes_used` how many different codes the batch chose; `distance` the mean
         length of the quantisation error.
         """
         first_BQD, continuous_BKL = self._latents(batch)
-        quantised_BKL, codes_BK = self.quantiser(continuous_BKL)
+        quantised_BKL, codes_BK = self.quantiser(continuous_BKL, draw)
         before, seen_before = self.targets(batch.first)
         after, seen_after = self.targets(batch.second)
         predicted = self.decoder(first_BQD, before, quantised_BKL)

@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from stages.draw import Draw
+
 Init = Literal["samples", "kmeans"]
 
 
@@ -43,11 +45,12 @@ class NSVQ(nn.Module):
         self.register_buffer("window", torch.zeros(config.codes, dtype=torch.int64))
         self.register_buffer("total", torch.zeros(config.codes, dtype=torch.int64))
 
-    def forward(self, x_BKL: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x_BKL: Tensor, draw: Draw | None = None) -> tuple[Tensor, Tensor]:
         """Quantised f4 [B,K,L] and codes i8 [B,K].
 
-        In training the noise comes from torch's global generator, so that a saved random state repeats it, and the
-        choices are counted. Every token is quantised by itself. Runs in float32 also under autocast.
+        In training the noise comes from `draw`, so that it does not depend on how many processes share the step, or
+        else from torch's global generator; and the choices are counted. Every token is quantised by itself. Runs in
+        float32 also under autocast.
         """
         with torch.autocast(x_BKL.device.type, enabled=False):
             x_BKL = x_BKL.float()
@@ -56,7 +59,7 @@ class NSVQ(nn.Module):
             if not self.training:
                 return hard_BKL, codes_BK
             self._count(codes_BK)
-            noise_BKL = torch.randn_like(x_BKL)
+            noise_BKL = torch.randn_like(x_BKL) if draw is None else draw.normal(*x_BKL.shape[1:])
             error = torch.linalg.vector_norm(x_BKL - hard_BKL, dim=-1, keepdim=True)
             length = torch.linalg.vector_norm(noise_BKL, dim=-1, keepdim=True)
             return x_BKL + error / (length + self.config.eps) * noise_BKL, codes_BK

@@ -82,7 +82,10 @@ class Targets(nn.Module):
 
 
 def mean_square(predicted: Tensor, target: Tensor, seen_BQ: Tensor) -> Tensor:
-    """Mean squared error [] over the cells that are seen, float32."""
+    """Mean squared error [] over the cells that are seen, float32: the mean over the frames of each frame's own mean.
+
+    So the error of a batch is the mean of the errors of its parts, however many processes share it.
+    """
     weight = seen_BQ[..., None].float()
-    error = (predicted.float() - target).square() * weight
-    return error.sum() / (weight.sum() * target.shape[-1]).clamp_min(1)
+    error_B = ((predicted.float() - target).square() * weight).sum((1, 2))
+    return (error_B / (weight.sum((1, 2)) * target.shape[-1]).clamp_min(1)).mean()

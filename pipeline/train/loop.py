@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config import FailedError
-from pipeline.train.checkpoint import SPLIT, RunFolder, RunRecord, load_state, load_weights
+from pipeline.train.checkpoint import RunFolder, RunRecord, load_state, load_weights
 from pipeline.train.metrics import Meter, MetricsLog
 from pipeline.train.optim import WeightAverage, learning_rate, make_optimizer
 from pipeline.train.processes import Processes, random_state, restore_random_state
@@ -25,7 +25,7 @@ _KEYS_SHOWN = 16
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSummary:
-    """How a run ended. `seconds` are of this process's part of the run, `train` and `val` its last lines."""
+    """How a run ended: `train` and `val` are its last lines. `main` is true in the one process that shall print it."""
 
     out: str
     task: str
@@ -37,10 +37,11 @@ class TrainSummary:
     best_val_loss: float | None
     train: dict[str, float] = field(default_factory=dict)
     val: dict[str, float] = field(default_factory=dict)
+    main: bool = True
 
     def as_json(self) -> dict[str, Any]:
         """The summary as plain values."""
-        return dict(vars(self))
+        return {name: value for name, value in vars(self).items() if name != "main"}
 
     def lines(self) -> Iterator[str]:
         """The summary as a person reads it."""
@@ -125,6 +126,7 @@ class Trainer:
             seconds=round(self.seconds, 3),
             best_step=self.best_step,
             best_val_loss=self.best_loss,
+            main=self.processes.main,
             train=self.last_lines["train"],
             val=self.last_lines["val"],
         )
@@ -277,7 +279,7 @@ class Trainer:
         self.processes.wait()  # all have seen what was there before the main process changes it
         if self.processes.main:
             if new:
-                self.folder.start(self.record, self.task.describe().get(SPLIT, {}))
+                self.folder.start(self.record, self.task.describe().get("clips", {}))
             self.log = MetricsLog(
                 self.folder.path, step=self.step, wandb_project=self.section.wandb, config=self.record.config
             )

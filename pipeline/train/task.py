@@ -83,6 +83,9 @@ class Task(ABC, Generic[BatchT]):
     name: ClassVar[str]
     """What `run.json` calls it."""
 
+    recipe_type: ClassVar[type[TrainRecipe]] = TrainRecipe
+    """What its recipes are."""
+
     recipe: TrainRecipe
 
     @classmethod
@@ -91,7 +94,11 @@ class Task(ABC, Generic[BatchT]):
         """The model of a recipe of this task, with fresh weights from torch's global generator."""
 
     def describe(self) -> Mapping[str, Any]:
-        """What `run.json` shall keep beside the recipe: any of `store`, `split`, `statistics` (JSON values)."""
+        """What the run shall keep beside its recipe, as JSON values.
+
+        `store` (its `digest` must be the same to resume), `split` and `statistics` go into `run.json`, `clips` (the
+        keys of both sides of the split) into `split.json`.
+        """
         return {}
 
     def start(self, model: Any, device: torch.device) -> None:

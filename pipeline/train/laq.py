@@ -1,0 +1,208 @@
+"""The task of `cla train laq`: pairs of a store, the latent action model, and what keeps its codes in use."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data_specs.arrays import Array
+from data_specs.batches import PairBatch
+from pipeline.config import RequestError, TrainRecipe
+from pipeline.store.loader import Store
+from pipeline.store.pairs import PairIndex
+from pipeline.train.data import PairReader, PairSampler, ShuffledStream, load_ahead
+from pipeline.train.laq_recipe import LaqRecipe
+from pipeline.train.split import split_clips
+from pipeline.train.task import BatchPlan, Step, Task
+from stages.draw import mix_seed
+from stages.laq import LatentActionModel
+from stages.nsvq import perplexity
+
+_INIT, _REPLACE = 1, 2
+"""What a seed is for, so that no two uses draw the same numbers."""
+
+_WARN_EVERY = 1000
+"""Steps between two warnings of the same thing."""
+
+
+class LaqTask(Task[PairBatch]):
+    """Latent actions from the pairs of `store` at the recipe's offset.
+
+    Raises RequestError when the store has no such pairs, or lacks a column that the model reads.
+    """
+
+    name: ClassVar[str] = "laq"
+    recipe_type: ClassVar[type[TrainRecipe]] = LaqRecipe
+    recipe: LaqRecipe
+
+    def __init__(self, recipe: LaqRecipe, store: Store) -> None:
+        self.recipe = recipe.with_channels(store.manifest.sizes["C"])
+        self.store = store
+        self._keys = store.clips["key"].to_pylist()
+        self.split = split_clips(self._keys, store.clips["split"].to_pylist(), recipe.split)
+        index = self._find_pairs()
+        self.pairs = _of_clips(index, self.split.train)
+        self.held_out = _some(_of_clips(index, self.split.validation), recipe.train.validate_samples)
+        if not len(self.pairs):
+            raise RequestError(
+                f"None of the {len(self.split.train)} training clips of {store.layout.url} has frames "
+                f"{recipe.pairs.offset:g} s apart: set a smaller pairs.offset."
+            )
+        self._columns = self._columns_of_model()
+        self._reader = PairReader(store, self._columns)
+        self._stream = ShuffledStream(len(self.pairs), self.recipe.seed)
+        self._counted: Tensor | None = None
+        self._replaced = 0
+        self._warned = -_WARN_EVERY
+
+    @classmethod
+    def model_of(cls, recipe: LaqRecipe) -> LatentActionModel:
+        """The model with fresh weights."""
+        return LatentActionModel(recipe.model)
+
+    def describe(self) -> Mapping[str, Any]:
+        """The store, what its features were made by, and the split."""
+        manifest = self.store.manifest
+        return {
+            "store": {
+                "url": self.store.layout.url,
+                "digest": self.store.digest,
+                "sizes": dict(manifest.sizes),
+                "models": [record.model_dump(mode="json") for record in manifest.models],
+                "geometry": manifest.geometry,
+            },
+            "split": self.split.record(self._keys),
+            "clips": self.split.keys(self._keys),
+            "statistics": manifest.statistics or {},
+        }
+
+    def start(self, model: LatentActionModel, device: torch.device) -> None:
+        """Feature statistics and first codes from training pairs: the first of the stream, in the order of training."""
+        section = self.recipe.codebook
+        batch_size = self.recipe.train.batch
+        batches = -(-min(section.init_samples, len(self.pairs)) // batch_size)
+        chosen = [self._stream.take(range(i * batch_size, (i + 1) * batch_size))[1] for i in range(batches)]
+        pairs = [self._reader[self.pairs[numbers]] for numbers in chosen]
+        if "tokens" in self._columns:
+            model.features.set(*_feature_statistics(pairs))
+        if section.init == "random":
+            return
+        model.eval()
+        with torch.no_grad():
+            latents = torch.cat([model.encode(batch.to(device)).continuous.cpu() for batch in pairs])
+        model.train()
+        model.quantiser.init_from(latents.flatten(0, 1), section.init, mix_seed(self.recipe.seed, _INIT))
+
+    def batches(self, plan: BatchPlan) -> Iterator[PairBatch]:
+        """Shuffled training pairs."""
+        return load_ahead(self._reader, PairSampler(self.pairs, self._stream, plan), self.recipe.train)
+
+    def validation_batches(self, rank: int, world: int) -> Iterable[PairBatch]:
+        """Pairs of held-out clips, in their order."""
+        size = self.recipe.train.batch
+        for number, start in enumerate(range(0, len(self.held_out), size)):
+            if number % world == rank:
+                yield self._reader[self.held_out[start : start + size]]
+
+    def loss(self, model: nn.Module, batch: PairBatch, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        """That of the model."""
+        loss, metrics = model(batch, step.draw)
+        return loss, metrics
+
+    def keys(self, batch: PairBatch) -> list[str]:
+        """Keys of the batch's clips."""
+        clips, _ = self.store.clip_of(batch.first.index.cpu())
+        return [self._keys[int(clip)] for clip in clips]
+
+    def after_step(self, model: LatentActionModel, number: int) -> None:
+        """Replace codes that are not used, on the schedule of the recipe."""
+        section = self.recipe.codebook
+        if number % section.replace_every == 0 and number <= section.replace_until * self.recipe.train.steps:
+            self._replaced += model.quantiser.replace_unused(mix_seed(self.recipe.seed, _REPLACE, number))
+
+    def log_metrics(self, model: LatentActionModel) -> dict[str, float]:
+        """Codes used and perplexity, of the log's window and since the start; codes replaced in the window."""
+        total = model.quantiser.total.cpu()
+        window = total if self._counted is None else total - self._counted
+        self._counted = total.clone()
+        replaced, self._replaced = self._replaced, 0
+        return {
+            "codes_used": float((window > 0).sum()),
+            "perplexity": float(perplexity(window)),
+            "perplexity_total": float(perplexity(total)),
+            "codes_replaced": float(replaced),
+        }
+
+    def warnings(self, metrics: Mapping[str, float], number: int) -> list[str]:
+        """A codebook that collapses, and what to change."""
+        section, codes = self.recipe.codebook, self.recipe.model.codes
+        train = self.recipe.train
+        # A window that chose few codes cannot be perplexed; and codes settle during the warm-up.
+        chosen = train.log_every * train.batch * train.accumulate * self.recipe.model.tokens
+        collapsed = metrics["perplexity"] < section.warn_below * codes
+        early = number <= train.warmup or chosen < 4 * codes
+        if early or not collapsed or number - self._warned < _WARN_EVERY:
+            return []
+        self._warned = number
+        return [
+            f"the codebook collapses: perplexity {metrics['perplexity']:.1f} at step {number} is under "
+            f"{section.warn_below:g} of {codes} codes. Lower train.lr, replace unused codes more often or longer "
+            "(codebook.replace_every, codebook.replace_until), take pairs with more motion (pairs.offset, "
+            "pairs.motion), or ask for fewer codes (model.codes)."
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the open window of the log has counted."""
+        return {"counted": self._counted, "replaced": self._replaced, "warned": self._warned}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self._counted, self._replaced, self._warned = state["counted"], state["replaced"], state["warned"]
+
+    def _find_pairs(self) -> PairIndex:
+        offset = self.recipe.pairs.offset
+        try:
+            return self.store.pairs(offset)
+        except ValueError as error:
+            raise RequestError(
+                f"The store at {self.store.layout.url} has no pairs at pairs.offset={offset:g}: {error}."
+            ) from None
+
+    def _columns_of_model(self) -> tuple[str, ...]:
+        try:
+            with torch.device("meta"):
+                columns = LatentActionModel(self.recipe.model).columns
+        except ValueError as error:
+            raise RequestError(f"The recipe's model cannot be built: {error}.") from None
+        lacking = [column for column in columns if column not in self.store.columns()]
+        if lacking:
+            raise RequestError(
+                f"The model reads {', '.join(lacking)}, which the store at {self.store.layout.url} lacks; it has "
+                f"{', '.join(self.store.columns())}. Change model.vision or model.targets, or extract again."
+            )
+        return columns
+
+
+def _of_clips(index: PairIndex, clips: Array) -> Array:
+    """Frames i8 [n,2] of the pairs of some clips."""
+    mine = np.isin(index.clip, clips)
+    return np.stack([index.first[mine], index.second[mine]], axis=1)
+
+
+def _some(pairs: Array, most: int) -> Array:
+    """At most `most` pairs, spread evenly."""
+    if len(pairs) <= most:
+        return pairs
+    return pairs[np.linspace(0, len(pairs) - 1, most).round().astype(np.int64)] if most else pairs[:0]
+
+
+def _feature_statistics(pairs: list[PairBatch]) -> tuple[Tensor, Tensor]:
+    """Mean and deviation f4 [C] of the features of all points of the frames."""
+    tokens = [frames.need_tokens() for pair in pairs for frames in (pair.first, pair.second)]
+    weight = torch.cat([part.count for part in tokens]).double()[:, None]
+    feat = torch.cat([part.feat for part in tokens]).double()
+    mean = (feat * weight).sum(0) / weight.sum()
+    variance = ((feat - mean).square() * weight).sum(0) / weight.sum()
+    return mean.float(), variance.sqrt().float()

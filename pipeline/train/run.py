@@ -1,0 +1,102 @@
+"""A trained run, for whoever uses its model: labels, probes, policies."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.config import FailedError, RequestError, TrainRecipe, leaf_values
+from pipeline.train.checkpoint import RUN, RunFolder, RunRecord, Which, load_weights, read_record
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder and what its `run.json` says."""
+
+    path: Path
+    record: RunRecord
+
+    @classmethod
+    def open(cls, path: Path | str) -> "Run":
+        """The run in a folder. RequestError when there is none, or it is of another version."""
+        folder = Path(path)
+        return cls(path=folder, record=RunFolder(folder).record())
+
+    @property
+    def task(self) -> str:
+        """What it learned: `laq`, ..."""
+        return self.record.task
+
+    @property
+    def recipe(self) -> str:
+        """Name of the recipe that it started from."""
+        return self.record.recipe
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The whole recipe as it was used, as JSON values."""
+        return self.record.config
+
+    @property
+    def store(self) -> dict[str, Any]:
+        """The training store: `url`, `digest`, `sizes`, `models`, `geometry`."""
+        return self.record.store
+
+    @property
+    def store_digest(self) -> str:
+        """SHA-256 of the training store's content."""
+        return str(self.record.store.get("digest", ""))
+
+    @property
+    def statistics(self) -> dict[str, Any]:
+        """Statistics of state and action of the training store, where it has any."""
+        return self.record.statistics
+
+    @property
+    def split(self) -> dict[str, Any]:
+        """How training clips were told from held-out ones, and how many there are; the keys are in `split.json`."""
+        return self.record.split
+
+    @property
+    def step(self) -> int:
+        """Steps of the best checkpoint: those of the model that `load_model` gives. RequestError without one."""
+        return self.checkpoint("best").step
+
+    @cached_property
+    def typed_recipe(self) -> TrainRecipe:
+        """The recipe as its own type. FailedError when this version of the program reads it otherwise."""
+        recipe: TrainRecipe = _task_type(self.task).recipe_type.model_validate(self.config)
+        mine, theirs = leaf_values(recipe.model_dump(mode="json")), leaf_values(self.config)
+        names = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
+        if names:
+            raise FailedError(
+                f"The run at {self.path} has a recipe that this version of concerto-laq does not know in full "
+                f"({', '.join(names)}): install the version that wrote it ({self.record.versions})."
+            )
+        return recipe
+
+    def checkpoint(self, which: Which = "best") -> RunRecord:
+        """The record of a checkpoint, with its step and validation loss."""
+        return read_record(RunFolder(self.path).folder(which) / RUN)
+
+    def load_model(self, device: torch.device | str = "cpu", which: Which = "best") -> nn.Module:
+        """The model with the weights of a checkpoint, in evaluation mode, its parameters frozen.
+
+        Raises RequestError when there is no checkpoint, FailedError when its weights do not fit, name for name.
+        """
+        with torch.random.fork_rng(devices=[]):
+            model = _task_type(self.task).model_of(self.typed_recipe)
+        load_weights(model, RunFolder(self.path).folder(which))
+        return model.to(device).eval().requires_grad_(False)
+
+
+def _task_type(name: str) -> Any:
+    """The task class of a name; each is imported only when it is asked for."""
+    if name == "laq":
+        from pipeline.train.laq import LaqTask
+
+        return LaqTask
+    raise RequestError(f"This version of concerto-laq knows no task {name!r}: its runs cannot be used for this.")
