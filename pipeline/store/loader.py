@@ -152,9 +152,14 @@ class Store(Dataset[ClipRecord]):
         """Coordinates f4 [B,P,3] of the points of frames, 0 in padding; see `clouds`."""
         return self.clouds(indices, normalised=normalised).xyz
 
-    def pairs(self, offset_seconds: float, *, tolerance: float | None = None) -> PairIndex:
-        """Pairs of frames of one clip that many seconds apart, none past the end of a clip; see `find_pairs`."""
-        return find_pairs(self.time, self.start, offset_seconds, tolerance)
+    def pairs(
+        self, offset_seconds: float, *, tolerance: float | None = None, jitter: float = 0.0, seed: int = 0
+    ) -> PairIndex:
+        """Pairs of frames of one clip that many seconds apart, none past the end of a clip; see `find_pairs`.
+
+        `pipeline.store.motion.motion_weights` says how much moves in each.
+        """
+        return find_pairs(self.time, self.start, offset_seconds, tolerance, jitter=jitter, seed=seed)
 
     def view(self, columns: Sequence[str] = ("tokens", "cells")) -> FrameView:
         """The frames as a dataset of batches, for a DataLoader."""
