@@ -410,6 +410,21 @@ def bench_points(
     _finish_bench(table.lines(), table.as_json(), json_file)
 
 
+@bench.command("geometry", epilog="Example:  cla bench geometry --recipe tiny --clips 20 --json-file bench.json")
+def bench_geometry(
+    recipe: Annotated[str, typer.Option(help=f"{', '.join(EXTRACT)}.")] = "tiny",
+    clips: Annotated[int, typer.Option(min=1, help="Films a camera.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Of the simulator.")] = 0,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe overrides.")] = None,
+    json_file: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
+) -> None:
+    """Depth and camera errors of a recipe's VGGT against the simulator's: still, moving, wrist camera, and video."""
+    from pipeline.bench.geometry import bench_geometry as measure
+
+    table = measure(override(extract_recipe(recipe), overrides or []), clips=clips, seed=seed)
+    _finish_bench(table.lines(), table.as_json(), json_file)
+
+
 def _finish_bench(lines: "Iterable[str]", figures: dict[str, Any], json_file: Path | None) -> None:
     _print_lines(lines)
     if json_file is not None:

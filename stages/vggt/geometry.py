@@ -43,7 +43,7 @@ def pose_from_camera(extrinsic: Tensor, intrinsic: Tensor, height: int, width: i
     """Camera-from-world [...,3,4] and pinhole camera [...,3,3] in pixels → pose encoding [...,9] of their dtype.
 
     The inverse of `extrinsic_from_pose` and `intrinsic_from_pose`, but for the principal point, which the encoding
-    takes for the middle of the image. The quaternion has length 1 and w >= 0, so that equal rotations are equal numbers.
+    takes for the middle of the image. The quaternion has length 1 and w >= 0: equal rotations are equal numbers.
     """
     half_size = intrinsic.new_tensor((height / 2, width / 2))
     focal = torch.stack((intrinsic[..., 1, 1], intrinsic[..., 0, 0]), dim=-1)

@@ -2,11 +2,13 @@
 
 Three ways of filming take turns, so that neither one view nor one kind of motion is learnt by heart:
 `standing` (the scene's own camera), `roaming` (a camera anywhere in front of the table that drifts and shakes) and
-`wrist` (the hand's camera). A film depends on (seed, index) and nothing else.
+`wrist` (the hand's camera). A film depends on (seed, index) and nothing else. A fourth, `swaying`, is the simulator's
+own moving camera; it is for judging what was learnt from the others.
 """
 
 import dataclasses
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,11 +17,12 @@ import numpy as np
 
 from data_specs.arrays import Array
 from pipeline.sim.episode import Episode, demonstrate
+from pipeline.sim.geometry import Floats
 from pipeline.sim.layout import Look
 from pipeline.sim.mjcf import CONTROL_HZ
 from pipeline.sim.render import Picture, Renderer, encode_depth
 
-Way = Literal["standing", "roaming", "wrist"]
+Way = Literal["standing", "roaming", "wrist", "swaying"]
 WAYS: tuple[Way, ...] = ("standing", "roaming", "roaming", "standing", "wrist")
 
 FPS = 4
@@ -66,32 +69,37 @@ def way_of(index: int) -> Way:
 def film(seed: int, index: int, *, way: Way | None = None, side: int = SIDE, frames: int = FRAMES) -> Film:
     """Film `index` of `seed`: up to `frames` frames, `FPS` a second, from a random moment on, `side` pixels square."""
     way = way or way_of(index)
-    episode = demonstrate(seed, index)
+    episode = demonstrate(seed, index, camera_motion=way == "swaying")
     rng = np.random.default_rng([seed, index, _STREAM])
     step = CONTROL_HZ // FPS
     moments = len(range(0, len(episode.time), step))
     start = int(rng.integers(max(1, moments - frames + 1)))
     times = episode.time[start * step :: step][:frames]
-    looks = _roam(episode.scene.look, len(times), rng) if way == "roaming" else [episode.scene.look] * len(times)
-    return _develop([_picture(episode, look, float(t), way, side) for look, t in zip(looks, times, strict=True)])
+    looks = _roam(episode.scene.look, len(times), rng) if way == "roaming" else None
+    return shoot(episode, times, way, looks=looks, side=side)
 
 
-def _picture(episode: Episode, look: Look, time: float, way: Way, side: int) -> Picture:
-    if way == "wrist":
-        return episode.picture(time, "wrist", side, side)
-    if way == "standing":
-        return episode.picture(time, "agent", side, side)
-    renderer = Renderer(dataclasses.replace(episode.scene, look=look), episode.world.model)
-    return renderer.render(episode.at(time), "agent", side, side)
-
-
-def _develop(pictures: list[Picture]) -> Film:
+def shoot(
+    episode: Episode, times: Floats, way: Way = "standing", *, looks: Sequence[Look] | None = None, side: int = SIDE
+) -> Film:
+    """The film of `episode` at `times`, seconds; the agent's camera as in `looks`, one a time, where they are given."""
+    looks = looks or [episode.scene.look] * len(times)
+    pictures = [_picture(episode, look, float(t), way, side) for look, t in zip(looks, times, strict=True)]
     return Film(
         rgb=np.stack([picture.rgb for picture in pictures]),
         depth=np.stack([encode_depth(picture.depth) for picture in pictures]),
         intrinsic=np.stack([picture.intrinsic for picture in pictures]),
         extrinsic=np.stack([picture.extrinsic for picture in pictures]),
     )
+
+
+def _picture(episode: Episode, look: Look, time: float, way: Way, side: int) -> Picture:
+    if way == "wrist":
+        return episode.picture(time, "wrist", side, side)
+    if way in ("standing", "swaying"):
+        return episode.picture(time, "agent", side, side)
+    renderer = Renderer(dataclasses.replace(episode.scene, look=look), episode.world.model)
+    return renderer.render(episode.at(time), "agent", side, side)
 
 
 def _roam(look: Look, frames: int, rng: np.random.Generator) -> list[Look]:

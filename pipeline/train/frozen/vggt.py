@@ -16,8 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.config import Config, TrainRecipe, TrainSection
-from pipeline.train.frozen.filming import FRAMES, Film, film
+from pipeline.train.checkpoint import RunFolder, load_weights
+from pipeline.train.frozen.filming import SIDE, Film, film
 from pipeline.train.frozen.geometry_loss import camera_loss, depth_loss
+from pipeline.train.frozen.shipping import write_weights
 from pipeline.train.frozen.windows import Windows, shrink, stack, window
 from pipeline.train.task import BatchPlan, Step, Task
 from stages.vggt import VGGT, VGGT_TINY, VGGTConfig, init_random
@@ -34,10 +36,14 @@ _VALIDATION_EVERY = 10
 
 
 class FilmsSection(Config):
-    """The films to learn from: `count` of them, of the simulator's `seed` (the evaluations' seeds are below 1000)."""
+    """The films to learn from: `count` of them, `side` pixels square, of the simulator's `seed`.
+
+    Evaluations take seeds below 1000.
+    """
 
     count: int = Field(default=450, ge=_VALIDATION_EVERY)
     seed: int = Field(default=1000, ge=1000)
+    side: int = Field(default=SIDE, ge=28)
 
 
 class VggtRecipe(TrainRecipe):
@@ -49,7 +55,7 @@ class VggtRecipe(TrainRecipe):
     small_side: int = Field(default=112, ge=14)
     small_until: float = Field(default=0.6, ge=0, le=1)
     train: TrainSection = TrainSection(
-        steps=1500,
+        steps=1400,
         batch=1,
         lr=1.5e-3,
         lr_final=0.02,
@@ -59,14 +65,14 @@ class VggtRecipe(TrainRecipe):
         ema=0.99,
         workers=1,
         log_every=25,
-        validate_every=250,
-        validate_samples=24,
+        validate_every=350,
+        validate_samples=10,
     )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Group:
-    """Windows of equal length; `dense` i8 [K] are the frames of each whose depth counts, `films` where they are from."""
+    """Windows of equal length; `dense` i8 [K]: the frames of each whose depth counts; `films`: where they are from."""
 
     windows: Windows
     dense: Tensor
@@ -150,6 +156,7 @@ class VggtTask(Task[GroupBatch]):
         return model
 
     def batches(self, plan: BatchPlan) -> Iterator[GroupBatch]:
+        """Groups drawn at random, the small ones first."""
         workers = self.recipe.train.workers
         loader: DataLoader[GroupBatch] = DataLoader(
             Groups(self._train, self.recipe),
@@ -169,6 +176,7 @@ class VggtTask(Task[GroupBatch]):
                 yield GroupBatch(groups=(Group(windows=whole, dense=torch.arange(len(frames)), films=(path.stem,)),))
 
     def loss(self, model: Any, batch: GroupBatch, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        """Depth loss plus weighted camera loss, and both parts."""
         depths, cameras = [], []
         for group in batch.groups:
             windows = group.windows
@@ -181,6 +189,7 @@ class VggtTask(Task[GroupBatch]):
         return depth + self.recipe.camera_weight * camera, scalars
 
     def keys(self, batch: GroupBatch) -> list[str]:
+        """Numbers of the films."""
         return [name for group in batch.groups for name in group.films]
 
 
@@ -200,8 +209,27 @@ def make_films(folder: Path, section: FilmsSection) -> Iterator[int]:
     for index in range(section.count):
         path = film_path(folder, index)
         if not path.exists():
-            film(section.seed, index).save(path)
+            film(section.seed, index, side=section.side).save(path)
         yield index + 1
 
 
-__all__ = ["FRAMES", "VggtRecipe", "VggtTask", "make_films"]
+def ship(run: Path, path: Path) -> None:
+    """Write the best weights of the run in `run` to `path`, as the package ships them.
+
+    Raises RequestError where there is no run, FailedError when its weights cannot be read or written.
+    """
+    folder = RunFolder(run)
+    record = folder.record()
+    recipe = VggtRecipe.model_validate(record.config)
+    model = VggtTask.model_of(recipe)
+    load_weights(model, folder.folder("best"))
+    write_weights(
+        path,
+        model.state_dict(),
+        tiny_config().to_dict(),
+        {
+            "about": "VGGT tiny: depth, confidence and cameras of the simulated tabletop world",
+            "licence": "Apache-2.0",
+            "trained": f"{recipe.train.steps} steps on {recipe.films.count} films of seed {recipe.films.seed}",
+        },
+    )

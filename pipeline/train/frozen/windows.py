@@ -65,7 +65,7 @@ def window(film: Film, frames: Sequence[int], rng: np.random.Generator | None = 
     images = torch.from_numpy(film.rgb[chosen]).permute(0, 3, 1, 2).float() / 255
     depth = torch.from_numpy(film.depth[chosen].astype(np.float32)) * DEPTH_STEP
     intrinsic = torch.from_numpy(film.intrinsic[chosen])
-    extrinsic = _relative(torch.from_numpy(film.extrinsic[chosen]))
+    extrinsic = relative(torch.from_numpy(film.extrinsic[chosen]))
     if rng is not None:
         if rng.random() < FLIP:
             images, depth, extrinsic = _mirror(images, depth, extrinsic)
@@ -80,8 +80,8 @@ def window(film: Film, frames: Sequence[int], rng: np.random.Generator | None = 
     return Windows(images=images[None], depth=depth[None] / distance, pose=pose[None], scale=distance[None])
 
 
-def _relative(extrinsic_S34: Tensor) -> Tensor:
-    """The same cameras in the world of the first, which then is [I | 0]."""
+def relative(extrinsic_S34: Tensor) -> Tensor:
+    """Cameras [S,3,4] in the world of the first, which then is [I | 0]."""
     rotation, translation = extrinsic_S34[:, :, :3], extrinsic_S34[:, :, 3:]
     turned = rotation @ rotation[0].T
     return torch.cat((turned, translation - turned @ translation[0]), dim=-1)
