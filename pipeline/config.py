@@ -25,7 +25,7 @@ class Config(BaseModel):
 
 
 class VggtSection(Config):
-    """Which VGGT runs. `weights`: a Hub repository, a local file or folder, or `random:SEED`."""
+    """Which VGGT runs. `weights`: a Hub repository, a local file or folder, `builtin`, or `random:SEED`."""
 
     weights: str = "facebook/VGGT-1B"
     revision: str = "main"
@@ -34,7 +34,7 @@ class VggtSection(Config):
 
 
 class ConcertoSection(Config):
-    """Which Concerto runs. `weights`: a Hub file `repository/file.pth`, a local file, or `random:SEED`.
+    """Which Concerto runs. `weights`: a Hub file `repository/file.pth`, a local file, `builtin`, or `random:SEED`.
 
     `model` is the architecture for random weights; a checkpoint brings its own. `grid` is the voxel's side in the
     normalised space, `levels` 1, 2 or 3 keeps 512, 896 or 1,088 channels (coarse feature with its parent levels).

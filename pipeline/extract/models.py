@@ -66,7 +66,7 @@ def load_models(recipe: ExtractRecipe, device: torch.device) -> FrozenModels:
 
 
 def _build_vggt(recipe: ExtractRecipe, weights: Weights) -> vggt_stage.VGGT:
-    config = VGGT_CONFIGS[recipe.vggt.model].to_dict()
+    config = dict(weights.config) if weights.config else VGGT_CONFIGS[recipe.vggt.model].to_dict()
     if weights.seed is not None:
         model = vggt_stage.build_vggt(config)
         vggt_stage.init_random(model, weights.seed)

@@ -1,4 +1,4 @@
-"""Weights for the frozen models: from the Hub, from a file, or random when asked for by name.
+"""Weights for the frozen models: from this package, from the Hub, from a file, or random when asked for by name.
 
 Nothing is ever unpickled: safetensors, or `torch.load(weights_only=True)`. Loading is strict.
 """
@@ -9,6 +9,7 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -26,6 +27,9 @@ LICENCES = {
 }
 FILE_NAMES = ("model.safetensors", "model.pt", "vggt_1B_commercial.pt")
 """Under what names a repository or folder may hold VGGT, in the order of preference."""
+
+BUILTIN_FILES = {"vggt": "vggt_tiny.safetensors", "concerto": "concerto_tiny.safetensors"}
+"""Small models of ours in `pipeline/weights`; the model card beside them says how they were trained."""
 
 DROPPED_PREFIXES = {"vggt": ("track_head.",), "concerto": ()}
 """Parts of the released checkpoints that this project never runs."""
@@ -46,8 +50,8 @@ def find_weights(role: str, spec: str, revision: str) -> Weights:
 
     Args:
         role: which model they are for.
-        spec: `random:SEED`; a file; a folder with a file of `FILE_NAMES`; `owner/repository` or
-            `owner/repository/file` on the Hub.
+        spec: `builtin` (ours, in this package); `random:SEED`; a file; a folder with a file of `FILE_NAMES`;
+            `owner/repository` or `owner/repository/file` on the Hub.
         revision: branch, tag or commit on the Hub; the commit it stands for is recorded.
 
     Raises RequestError with the offline alternative when they cannot be had.
@@ -66,12 +70,40 @@ def find_weights(role: str, spec: str, revision: str) -> Weights:
             licence="none: random weights, not a trained model",
         )
         return Weights(record=record, seed=seed)
+    if spec == "builtin":
+        return _builtin(role)
     path, name, commit = _locate(role, spec, revision)
     state, config = _read(path)
+    if config is None and role == "concerto" and path.suffix == ".safetensors":
+        config = _config_beside(path)
     licence = next((text for start, text in LICENCES.items() if spec.startswith(start)), "unknown: a local file")
     if spec.startswith("facebook/VGGT-1B-Commercial"):
         licence = LICENCES["facebook/VGGT-1B-Commercial"]
     record = ModelRecord(role=role, name=name, revision=commit, sha256=_sha256(path), random=False, licence=licence)
+    return Weights(record=record, state=state, config=config)
+
+
+def builtin_path(role: str) -> Path:
+    """Where the package keeps its own weights of `role`, whether they are there or not."""
+    return Path(str(resources.files("pipeline"))) / "weights" / BUILTIN_FILES[role]
+
+
+def _builtin(role: str) -> Weights:
+    path = builtin_path(role)
+    if not path.is_file():
+        raise RequestError(
+            f"{role}.weights=builtin: this installation lacks {path}; install the package again, make it by "
+            f"`cla train tiny-frozen`, or run with {role}.weights=random:0."
+        )
+    state, config = _read(path)
+    record = ModelRecord(
+        role=role,
+        name=f"builtin:{path.stem}",
+        revision="",
+        sha256=_sha256(path),
+        random=False,
+        licence="Apache-2.0: trained by this project on its simulator",
+    )
     return Weights(record=record, state=state, config=config)
 
 
@@ -157,16 +189,7 @@ def _from_hub(path: Path, repository: str, name: str, revision: str) -> tuple[Pa
 
 def _read(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any] | None]:
     if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            state = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise RequestError(f"{path} is not a readable safetensors file: {error}. Download it again.") from None
-        config_file = path.with_name("config.json")
-        config = json.loads(config_file.read_text()) if config_file.is_file() else None
-        return state, config
+        return _read_safetensors(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
@@ -180,6 +203,26 @@ def _read(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any] | None]:
     if isinstance(content, dict) and all(isinstance(v, Tensor) for v in content.values()):
         return content, None
     raise RequestError(f"{path} holds neither tensors by name nor a 'state_dict' of them; expected one of the two.")
+
+
+def _read_safetensors(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any] | None]:
+    """The tensors, and the config that files of `cla train tiny-frozen` carry in their metadata."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise RequestError(f"{path} is not a readable safetensors file: {error}. Download it again.") from None
+    return state, json.loads(metadata["config"]) if "config" in metadata else None
+
+
+def _config_beside(path: Path) -> Mapping[str, Any] | None:
+    """The `config.json` of a published Concerto in safetensors."""
+    file = path.with_name("config.json")
+    config: Mapping[str, Any] | None = json.loads(file.read_text()) if file.is_file() else None
+    return config
 
 
 def _sha256(path: Path) -> str:
