@@ -1,6 +1,11 @@
 """A tiny task for tests of the training loop: a line through noisy points, with noise of its own and a counter."""
 
-from collections.abc import Iterator
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +20,8 @@ from pipeline.train.loop import TrainSummary
 from pipeline.train.progress import Reporter, SilentReporter
 from pipeline.train.task import BatchPlan, Step, Task
 from stages.draw import mix_seed
+
+ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,8 +62,8 @@ class LineTask(Task[Points]):
 
     name: ClassVar[str] = "line"
 
-    def __init__(self, recipe: TrainRecipe, *, dropout: float = 0.0, digest: str = "d0", broken: int | None = None):
-        self.recipe, self.dropout, self.digest, self.broken = recipe, dropout, digest, broken
+    def __init__(self, recipe: TrainRecipe, *, digest: str = "d0", broken: int | None = None):
+        self.recipe, self.digest, self.broken = recipe, digest, broken
         self.after = 0
 
     @classmethod
@@ -91,6 +98,41 @@ class LineTask(Task[Points]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.after = state["after"]
+
+
+class StopAt(SilentReporter):
+    """Sends a signal to this process when a step's line is logged, so that the next step is the last."""
+
+    def __init__(self, step: int, number: signal.Signals = signal.SIGTERM) -> None:
+        self.step, self.number, self.said = step, number, ""
+
+    def metrics(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        if step == self.step and split == "train":
+            os.kill(os.getpid(), self.number)
+
+    def warn(self, text: str) -> None:
+        self.said = text
+
+
+def run_in_two_processes(code: str) -> None:
+    """Run Python code in two processes that find each other as torchrun's do; the test's modules can be imported."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    shared = {**os.environ, "PYTHONPATH": paths, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            env={**shared, "RANK": rank, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": "2"},
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+        )
+        for rank in "01"
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=180)
+        assert process.returncode == 0, errors.decode()
 
 
 def line_recipe(**section: Any) -> TrainRecipe:

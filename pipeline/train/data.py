@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data_specs.arrays import Array
 from data_specs.batches import PairBatch
-from pipeline.config import FailedError, TrainSection
+from pipeline.config import FailedError, PairsSection, TrainSection
 from pipeline.store.loader import Store
 from pipeline.store.pixels import pairs_with_pixels
 from pipeline.store.views import as_is
@@ -21,33 +21,61 @@ from pipeline.train.task import BatchPlan
 from stages.draw import mix_seed
 
 
-class ShuffledStream:
-    """The numbers 0..size-1, epoch after epoch, each epoch in an order of its own; place p is in epoch p // size.
+class PairStream:
+    """Training pairs, epoch after epoch, each epoch in an order of its own; place p is in epoch p // size.
 
-    With `weights` f8 [size] an epoch draws with replacement, in proportion to them.
+    Args:
+        store: where the frames are.
+        pairs: i8 [n,2], first and second frames; an epoch takes each of them once.
+        section: `motion` above 0 draws with replacement, oftener where more moves; `jitter` above 0 pairs each first
+            frame, anew every epoch, with one at an offset drawn from around the recipe's. Where the clip has none
+            there (it ends before), the first frame keeps the partner it has in `pairs`.
+        seed: another one, another order.
+        weights: f8 [n], how much moves in each pair, with mean 1; needed where `section.motion` is above 0.
     """
 
-    def __init__(self, size: int, seed: int, weights: Array | None = None) -> None:
-        self.size, self._seed = size, seed
-        self._chance = None if weights is None else weights / weights.sum()
-        self._epoch, self._order = -1, np.zeros(0, dtype=np.int64)
+    def __init__(
+        self, store: Store, pairs: Array, section: PairsSection, seed: int, weights: Array | None = None
+    ) -> None:
+        self._store, self._pairs, self._section, self._seed = store, pairs, section, seed
+        self._chance: Array | None = None
+        if weights is not None:
+            chance = (1 - section.motion) + section.motion * weights.astype(np.float64)
+            self._chance = chance / chance.sum()
+        self._epoch = -1
+        self._shuffled = pairs[:0]
 
-    def take(self, places: range) -> tuple[Array, Array]:
-        """Epochs i8 [n] and numbers i8 [n] at consecutive places."""
+    def take(self, places: range) -> Array:
+        """Frames i8 [n,2] of the pairs at consecutive places."""
         where = np.arange(places.start, places.stop)
-        epoch = where // self.size
-        parts = [self._of(int(e))[where[epoch == e] % self.size] for e in np.unique(epoch)]
-        return epoch, np.concatenate(parts)
+        epoch, place = np.divmod(where, len(self._pairs))
+        return np.concatenate([self._of(int(number))[place[epoch == number]] for number in np.unique(epoch)])
 
     def _of(self, epoch: int) -> Array:
+        """The pairs of an epoch, shuffled; the last one asked for is kept."""
         if epoch != self._epoch:
-            generator = np.random.default_rng(mix_seed(self._seed, epoch))
-            if self._chance is None:
-                self._order = generator.permutation(self.size)
-            else:
-                self._order = generator.choice(self.size, self.size, p=self._chance)
+            generator = np.random.default_rng(mix_seed(self._seed, epoch, 0))
+            size = len(self._pairs)
+            order = (
+                generator.permutation(size) if self._chance is None else generator.choice(size, size, p=self._chance)
+            )
+            self._shuffled = self._jittered(epoch)[order]
             self._epoch = epoch
-        return self._order
+        return self._shuffled
+
+    def _jittered(self, epoch: int) -> Array:
+        section = self._section
+        if not section.jitter:
+            return self._pairs
+        try:
+            drawn = self._store.pairs(section.offset, jitter=section.jitter, seed=mix_seed(self._seed, epoch, 1))
+        except ValueError:  # of a few short clips none may reach as far as was drawn for it
+            return self._pairs
+        first = self._pairs[:, 0]
+        partner = np.full(self._store.num_frames, -1, dtype=np.int64)
+        partner[first] = self._pairs[:, 1]
+        partner[drawn.first] = drawn.second
+        return np.stack([first, partner[first]], axis=1)
 
 
 class PairReader(Dataset[PairBatch]):
@@ -64,13 +92,11 @@ class PairReader(Dataset[PairBatch]):
 class PairSampler(Sampler[Array]):
     """Pairs i8 [n,2] at the places of a plan, without end."""
 
-    def __init__(self, pairs: Array, stream: ShuffledStream, plan: BatchPlan) -> None:
-        self._pairs, self._stream, self._plan = pairs, stream, plan
+    def __init__(self, stream: PairStream, plan: BatchPlan) -> None:
+        self._stream, self._plan = stream, plan
 
     def __iter__(self) -> Iterator[Array]:
-        for places in self._plan:
-            _, chosen = self._stream.take(places)
-            yield self._pairs[chosen]
+        return map(self._stream.take, self._plan)
 
 
 def load_ahead(reader: PairReader, pairs: Iterable[Array], section: TrainSection) -> Iterator[PairBatch]:

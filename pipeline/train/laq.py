@@ -1,6 +1,7 @@
 """The task of `cla train laq`: pairs of a store, the latent action model, and what keeps its codes in use."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,8 +12,9 @@ from data_specs.arrays import Array
 from data_specs.batches import PairBatch
 from pipeline.config import RequestError, TrainRecipe
 from pipeline.store.loader import Store
+from pipeline.store.motion import motion_weights
 from pipeline.store.pairs import PairIndex
-from pipeline.train.data import PairReader, PairSampler, ShuffledStream, load_ahead
+from pipeline.train.data import PairReader, PairSampler, PairStream, load_ahead
 from pipeline.train.laq_recipe import LaqRecipe
 from pipeline.train.split import split_clips
 from pipeline.train.task import BatchPlan, Step, Task
@@ -42,17 +44,18 @@ class LaqTask(Task[PairBatch]):
         self.store = store
         self._keys = store.clips["key"].to_pylist()
         self.split = split_clips(self._keys, store.clips["split"].to_pylist(), recipe.split)
+        self._columns = self._columns_of_model()
+        self._reader = PairReader(store, self._columns)
         index = self._find_pairs()
         self.pairs = _of_clips(index, self.split.train)
-        self.held_out = _some(_of_clips(index, self.split.validation), recipe.train.validate_samples)
+        self.held_out = _some(_frames(_of_clips(index, self.split.validation)), recipe.train.validate_samples)
         if not len(self.pairs):
             raise RequestError(
                 f"None of the {len(self.split.train)} training clips of {store.layout.url} has frames "
                 f"{recipe.pairs.offset:g} s apart: set a smaller pairs.offset."
             )
-        self._columns = self._columns_of_model()
-        self._reader = PairReader(store, self._columns)
-        self._stream = ShuffledStream(len(self.pairs), self.recipe.seed)
+        weights = motion_weights(store, self.pairs) if recipe.pairs.motion else None
+        self._stream = PairStream(store, _frames(self.pairs), recipe.pairs, recipe.seed, weights)
         self._counted: Tensor | None = None
         self._replaced = 0
         self._warned = -_WARN_EVERY
@@ -83,8 +86,7 @@ class LaqTask(Task[PairBatch]):
         section = self.recipe.codebook
         batch_size = self.recipe.train.batch
         batches = -(-min(section.init_samples, len(self.pairs)) // batch_size)
-        chosen = [self._stream.take(range(i * batch_size, (i + 1) * batch_size))[1] for i in range(batches)]
-        pairs = [self._reader[self.pairs[numbers]] for numbers in chosen]
+        pairs = [self._reader[self._stream.take(range(i * batch_size, (i + 1) * batch_size))] for i in range(batches)]
         if "tokens" in self._columns:
             model.features.set(*_feature_statistics(pairs))
         if section.init == "random":
@@ -97,7 +99,7 @@ class LaqTask(Task[PairBatch]):
 
     def batches(self, plan: BatchPlan) -> Iterator[PairBatch]:
         """Shuffled training pairs."""
-        return load_ahead(self._reader, PairSampler(self.pairs, self._stream, plan), self.recipe.train)
+        return load_ahead(self._reader, PairSampler(self._stream, plan), self.recipe.train)
 
     def validation_batches(self, rank: int, world: int) -> Iterable[PairBatch]:
         """Pairs of held-out clips, in their order."""
@@ -162,7 +164,9 @@ class LaqTask(Task[PairBatch]):
         self._counted, self._replaced, self._warned = state["counted"], state["replaced"], state["warned"]
 
     def _find_pairs(self) -> PairIndex:
-        offset = self.recipe.pairs.offset
+        offset, jitter = self.recipe.pairs.offset, self.recipe.pairs.jitter
+        if jitter >= offset:
+            raise RequestError(f"pairs.jitter={jitter:g} must be under pairs.offset={offset:g}: set a smaller one.")
         try:
             return self.store.pairs(offset)
         except ValueError as error:
@@ -185,10 +189,16 @@ class LaqTask(Task[PairBatch]):
         return columns
 
 
-def _of_clips(index: PairIndex, clips: Array) -> Array:
-    """Frames i8 [n,2] of the pairs of some clips."""
+def _of_clips(index: PairIndex, clips: Array) -> PairIndex:
+    """The pairs of some clips."""
     mine = np.isin(index.clip, clips)
-    return np.stack([index.first[mine], index.second[mine]], axis=1)
+    chosen = {name: getattr(index, name)[mine] for name in ("first", "second", "clip", "apart")}
+    return replace(index, **chosen, without=len(clips) - len(np.unique(chosen["clip"])))
+
+
+def _frames(index: PairIndex) -> Array:
+    """First and second frames i8 [n,2]."""
+    return np.stack([index.first, index.second], axis=1)
 
 
 def _some(pairs: Array, most: int) -> Array:

@@ -1,11 +1,13 @@
 """A trained run, for whoever uses its model: labels, probes, policies."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from pipeline.config import FailedError, RequestError, TrainRecipe, leaf_values
@@ -68,15 +70,21 @@ class Run:
     @cached_property
     def typed_recipe(self) -> TrainRecipe:
         """The recipe as its own type. FailedError when this version of the program reads it otherwise."""
-        recipe: TrainRecipe = _task_type(self.task).recipe_type.model_validate(self.config)
+        try:
+            recipe: TrainRecipe = _task_type(self.task).recipe_type.model_validate(self.config)
+        except ValidationError as error:
+            raise self._unknown([".".join(map(str, problem["loc"])) for problem in error.errors()]) from error
         mine, theirs = leaf_values(recipe.model_dump(mode="json")), leaf_values(self.config)
         names = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
         if names:
-            raise FailedError(
-                f"The run at {self.path} has a recipe that this version of concerto-laq does not know in full "
-                f"({', '.join(names)}): install the version that wrote it ({self.record.versions})."
-            )
+            raise self._unknown(names)
         return recipe
+
+    def _unknown(self, names: Sequence[str]) -> FailedError:
+        return FailedError(
+            f"This version of concerto-laq reads otherwise the recipe of the run at {self.path} ({', '.join(names)}): "
+            f"install version {self.record.versions.get('concerto-laq', 'that wrote it')}, or train anew."
+        )
 
     def checkpoint(self, which: Which = "best") -> RunRecord:
         """The record of a checkpoint, with its step and validation loss."""
