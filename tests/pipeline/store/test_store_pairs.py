@@ -63,7 +63,7 @@ def test_jitter_draws_an_offset_a_frame_and_clamps_nothing(steps, offset, jitter
         return
     assert list(zip(pairs.first, pairs.second, strict=True)) == expected
     assert (start[pairs.clip] <= pairs.first).all() and (pairs.second < start[pairs.clip + 1]).all()
-    np.testing.assert_array_equal(pairs.apart, time[pairs.second] - time[pairs.first])
+    np.testing.assert_allclose(pairs.apart, time[pairs.second] - time[pairs.first], atol=1e-9)
     assert (np.abs(pairs.apart - seconds) <= most + 0.1 + 1e-6).all() and pairs.offset == seconds
     again = find_pairs(time, start, seconds, 0.1, jitter=most, seed=seed)
     np.testing.assert_array_equal(again.second, pairs.second)
