@@ -224,6 +224,41 @@ def train_laq(
         _print_json(summary.as_json()) if as_json else _print_lines(summary.lines())
 
 
+@train.command("tiny-frozen", epilog="Example:  cla train tiny-frozen --out runs/tiny --only concerto")
+def train_tiny_frozen(
+    out: Annotated[Path | None, typer.Option(help="A new folder: films, runs and weights.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe overrides.")] = None,
+    only: Annotated[str, typer.Option(help="concerto or vggt; both without it.")] = "",
+    device: Device = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the runs.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the runs; films are kept.")] = False,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print the recipes and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make the weights that the package ships, Concerto tiny and VGGT tiny, from nothing but the simulator.
+
+    Overrides begin with concerto. or vggt.; an hour or two on a CPU.
+    """
+    if resume and overwrite:
+        raise RequestError("--resume keeps what is there and --overwrite removes it: give one of them.")
+    from pipeline.train.frozen.command import MODELS, choose_recipe, run_tiny_frozen
+    from pipeline.train.progress import reporter
+
+    if only and only not in MODELS:
+        raise RequestError(f"--only {only} is unknown: expected {' or '.join(MODELS)}.")
+    recipe = choose_recipe(overrides or [])
+    if print_config:
+        _print_json(recipe.model_dump(mode="json"))
+        return
+    if out is None:
+        raise RequestError("Missing --out: where films, runs and weights are to be, a new folder.")
+    which = [model for model in MODELS if only in ("", model)]
+    mode: Any = "resume" if resume else "overwrite" if overwrite else "new"
+    with reporter() as report:
+        summary = run_tiny_frozen(recipe, out, which, mode=mode, device=device, report=report)
+    _print_json(summary.as_json()) if as_json else _print_lines(summary.lines())
+
+
 @app.command(epilog="Example:  cla label --run runs/laq --store stores/ssv2 --out codes.parquet --embeddings")
 def label(
     run: Annotated[Path, typer.Option(help="A run of `cla train laq`.")],
