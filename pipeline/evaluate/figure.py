@@ -37,7 +37,7 @@ class SharedCode:
 
 
 def choose_shared(codes: Array, clip: Array, action: Array, size: int, *, count: int = CODES) -> list[SharedCode]:
-    """The most used codes of n pairs, and for each a few pairs spread over the clips.
+    """The most used codes of n pairs, each where it is used most, and a few pairs of it spread over the clips.
 
     Args:
         codes: i8 [n,K]. clip: [n], the clip of each pair.
@@ -69,12 +69,12 @@ def draw_shared(
     from matplotlib.figure import Figure
 
     # no pyplot: its registry of figures and its choice of a display are state of the process
-    figure = Figure(figsize=(13.2, 1.62 * len(shared) + 0.5), dpi=110, facecolor="white")
+    figure = Figure(figsize=(13.2, 1.42 * len(shared) + 0.5), dpi=110, facecolor="white")
     canvas = FigureCanvasAgg(figure)
     widths = [2.1] + [1, 1, 0.12] * PAIRS
     grid = figure.add_gridspec(
         len(shared), len(widths), width_ratios=widths, left=0.055, right=0.998, top=1 - 0.42 / figure.get_figheight(),
-        bottom=0.02, wspace=0.03, hspace=0.16,
+        bottom=0.02, wspace=0.03, hspace=0.1,
     )  # fmt: skip
     for row, (item, pairs) in enumerate(zip(shared, images, strict=True)):
         _draw_action(figure.add_subplot(grid[row, 0]), item, names, last=row == len(shared) - 1)
@@ -96,7 +96,7 @@ def draw_shared(
 def _draw_action(axes: Any, item: SharedCode, names: Sequence[str], *, last: bool) -> None:
     at = np.arange(len(names))
     axes.barh(at, np.clip(item.action, -_BOUND, _BOUND), height=0.68, color=_BAR)
-    axes.axvline(0, color=_FAINT, linewidth=0.8)
+    axes.plot([0, 0], [-0.5, len(names) - 0.5], color=_FAINT, linewidth=0.8)
     axes.set(xlim=(-_BOUND, _BOUND), ylim=(len(names) - 0.4, -1.7), yticks=at)
     axes.set_yticklabels(names, fontsize=8, color=_INK)
     axes.text(

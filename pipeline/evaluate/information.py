@@ -12,8 +12,9 @@ from sklearn.feature_selection import mutual_info_classif, mutual_info_regressio
 from data_specs.arrays import Array
 
 NEIGHBOURS = 3
-FEW = 32
-"""A target with no more distinct values than this is taken as discrete (the sum of gripper commands)."""
+FEW, OFTEN = 32, 4
+"""A target is taken as discrete (the sum of gripper commands) when it has at most 32 distinct values, each of which
+occurs 4 times on average."""
 
 
 def mutual_information(prediction: Array, truth: Array, *, seed: int = 0) -> Array:
@@ -37,7 +38,7 @@ def _estimate(feature: Array, target: Array, *, seed: int, neighbours: int) -> f
     values, label = np.unique(target, return_inverse=True)
     if np.ptp(feature) == 0 or neighbours < 1:
         return 0.0  # a constant says nothing
-    discrete = len(values) <= FEW
+    discrete = len(values) <= min(FEW, len(target) // OFTEN)
     estimate = mutual_info_classif if discrete else mutual_info_regression
     found = estimate(
         feature, label if discrete else target, discrete_features=False, n_neighbors=neighbours, random_state=seed

@@ -142,14 +142,17 @@ def _curves(train: Lines, val: Lines) -> str:
     for part in parts if len(parts) > 1 else []:
         what = part.removeprefix("loss/")
         charts.append((f"Loss: {what}", "", {"training": (train, part), "held out": (val, part)}, False))
-    codebook = [name for name in names if name.startswith("perplexity")]
-    charts.append(("Perplexity of the codes", "", {name: (train, name) for name in codebook}, True))
-    if "codes_used" in names:
-        charts.append(("Codes used", "", {"codes_used": (train, "codes_used")}, True))
-    if "grad_norm" in names:
-        charts.append(("Gradient norm", "before clipping", {"grad_norm": (train, "grad_norm")}, True))
-    if "samples_per_s" in names:
-        charts.append(("Speed", "pairs a second", {"samples_per_s": (train, "samples_per_s")}, True))
+    charts += [
+        (
+            "Perplexity of the codes",
+            "of the steps of a line, and since the start",
+            {"window": (train, "perplexity"), "since the start": (train, "perplexity_total")},
+            True,
+        ),
+        ("Codes used", "by the steps of a line", {"codes": (train, "codes_used")}, True),
+        ("Gradient norm", "before clipping", {"norm": (train, "grad_norm")}, True),
+        ("Speed", "pairs a second", {"pairs a second": (train, "samples_per_s")}, True),
+    ]
     cards = "".join(
         f'<div class="card"><h3>{escape(title)}</h3><p>{escape(note)}</p>'
         f"{curves_svg({label: _points(lines, key) for label, (lines, key) in of.items()}, name=title, from_zero=zero)}"

@@ -41,10 +41,11 @@ class CodeUsage:
         return tuple(perplexity(row) for row in self.counts)
 
     def most_used(self, count: int) -> list[tuple[int, int]]:
-        """Up to `count` (place, code), the most used first; ties by place and code."""
-        order = np.argsort(-self.counts, axis=None, kind="stable")[:count]
-        places, codes = np.unravel_index(order, self.counts.shape)
-        return [(int(p), int(c)) for p, c in zip(places, codes, strict=True) if self.counts[p, c] > 0]
+        """Up to `count` (place, code), the most used first: every code once, at the place where it is used most."""
+        place = self.counts.argmax(axis=0)
+        uses = self.counts.max(axis=0)
+        order = np.argsort(-uses, kind="stable")[:count]
+        return [(int(place[code]), int(code)) for code in order if uses[code] > 0]
 
 
 def perplexity(counts: Array) -> float:
