@@ -8,7 +8,7 @@ Shape legend
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -64,6 +64,10 @@ class Voxels:
         """The mapping that the network takes."""
         return vars(self)
 
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Voxels":
+        """A copy on `device`."""
+        return Voxels(**{name: tensor.to(device, non_blocking=non_blocking) for name, tensor in vars(self).items()})
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PairBatch:
@@ -94,12 +98,17 @@ class PairBatch:
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=non_blocking)
 
-        def move_voxels(voxels: Voxels) -> Voxels:
-            return Voxels(**{name: move(tensor) for name, tensor in vars(voxels).items()})
-
-        tensors = {name: move(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        teacher = None if self.teacher is None else move_voxels(self.teacher)
-        return replace(self, student=move_voxels(self.student), teacher=teacher, **tensors)
+        return PairBatch(
+            student=self.student.to(device, non_blocking=non_blocking),
+            teacher=None if self.teacher is None else self.teacher.to(device, non_blocking=non_blocking),
+            taught=move(self.taught),
+            cell_cloud=move(self.cell_cloud),
+            cell_grid=move(self.cell_grid),
+            cell_values=move(self.cell_values),
+            cell_count=move(self.cell_count),
+            scene=move(self.scene),
+            films=self.films,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
