@@ -9,13 +9,16 @@ from torch.nn import functional as F
 
 ALPHA = 0.2
 """Weight of -log confidence: at the optimum the confidence is ALPHA / error, but at least 1."""
+PLAIN = 5.0
+"""Added to the confidence where it weights an error. Alone, it takes weight from what is hard: the arm, which covers
+little of the picture and is unlike the table, would hardly be learnt (Seitzer et al., ICLR 2022, on such losses)."""
 HUBER = 0.05
 FIELD_OF_VIEW = 0.5
 """Weight of the two angles of view against translation and rotation."""
 
 
 def depth_loss(depth: Tensor, confidence: Tensor, truth: Tensor) -> Tensor:
-    """Mean over pixels with depth of c |d - d*| + c |grad(d - d*)| - ALPHA log c.
+    """Mean over pixels with depth of w |d - d*| + w |grad(d - d*)| - ALPHA log c, where w = c + PLAIN.
 
     Args:
         depth, confidence: [B,S,H,W], predicted, positive.
@@ -23,15 +26,16 @@ def depth_loss(depth: Tensor, confidence: Tensor, truth: Tensor) -> Tensor:
     """
     known = (truth > 0).to(depth.dtype)
     error = (depth - truth) * known
-    value = (confidence * error.abs() - ALPHA * confidence.log() * known).sum() / known.sum()
-    return value + _gradient(error, confidence, known, -1) + _gradient(error, confidence, known, -2)
+    weight = confidence + PLAIN
+    value = (weight * error.abs() - ALPHA * confidence.log() * known).sum() / known.sum()
+    return value + _gradient(error, weight, known, -1) + _gradient(error, weight, known, -2)
 
 
-def _gradient(error: Tensor, confidence: Tensor, known: Tensor, dim: int) -> Tensor:
-    """The mean of c |difference of neighbours| along `dim`: edges sharp and in their places."""
+def _gradient(error: Tensor, weight: Tensor, known: Tensor, dim: int) -> Tensor:
+    """The mean of w |difference of neighbours| along `dim`: edges sharp and in their places."""
     count = error.shape[dim] - 1
     both = known.narrow(dim, 0, count) * known.narrow(dim, 1, count)
-    return (confidence.narrow(dim, 1, count) * error.diff(dim=dim).abs() * both).sum() / both.sum()
+    return (weight.narrow(dim, 1, count) * error.diff(dim=dim).abs() * both).sum() / both.sum()
 
 
 def camera_loss(pose: Tensor, truth: Tensor) -> Tensor:

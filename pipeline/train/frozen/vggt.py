@@ -51,11 +51,11 @@ class VggtRecipe(TrainRecipe):
 
     name: str = "vggt_tiny"
     films: FilmsSection = FilmsSection()
-    camera_weight: float = Field(default=5.0, ge=0)
+    camera_weight: float = Field(default=10.0, ge=0)
     small_side: int = Field(default=112, ge=14)
-    small_until: float = Field(default=0.6, ge=0, le=1)
+    small_until: float = Field(default=0.45, ge=0, le=1)
     train: TrainSection = TrainSection(
-        steps=1400,
+        steps=1900,
         batch=1,
         lr=1.5e-3,
         lr_final=0.02,
@@ -65,7 +65,7 @@ class VggtRecipe(TrainRecipe):
         ema=0.99,
         workers=1,
         log_every=25,
-        validate_every=350,
+        validate_every=475,
         validate_samples=10,
     )
 
