@@ -18,10 +18,10 @@ import os
 import pickle
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import safetensors.torch
 import torch
@@ -70,6 +70,9 @@ class Pointers(_Record):
     last: str
     best: str
     best_loss: float | None = None
+
+
+RecordT = TypeVar("RecordT", bound=_Record)
 
 
 class RunFolder:
@@ -149,7 +152,7 @@ class RunFolder:
         pointers = self.pointers()
         if pointers is None:
             raise RequestError(f"The run at {self.path} has no checkpoint yet: train it first, or go on by --resume.")
-        return self.path / CHECKPOINTS / getattr(pointers, which)
+        return self.path / CHECKPOINTS / (pointers.best if which == "best" else pointers.last)
 
     def _remove_others(self, pointers: Pointers) -> None:
         for folder in (self.path / CHECKPOINTS).iterdir():
@@ -173,7 +176,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         model.load_state_dict(weights, strict=True)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise FailedError(
-            f"The weights in {path} cannot be used ({_first_line(error)}): they are damaged, or another version of "
+            f"The weights in {path} cannot be used ({_first_lines(error)}): they are damaged, or another version of "
             "concerto-laq wrote them."
         ) from error
 
@@ -184,7 +187,7 @@ def load_state(folder: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise FailedError(f"The training state in {path} cannot be read ({_first_line(error)}).") from error
+        raise FailedError(f"The training state in {path} cannot be read ({_first_lines(error)}).") from error
     assert isinstance(state, dict)
     return state
 
@@ -247,11 +250,11 @@ def _sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def _parse(kind: Callable[..., Any], path: Path) -> Any:
+def _parse(kind: type[RecordT], path: Path) -> RecordT:
     try:
         values = json.loads(path.read_text())
     except (ValueError, OSError) as error:
-        raise FailedError(f"{path} cannot be read ({_first_line(error)}).") from error
+        raise FailedError(f"{path} cannot be read ({_first_lines(error)}).") from error
     version = values.get("run_version", RUN_VERSION) if isinstance(values, dict) else None
     if version != RUN_VERSION:
         raise RequestError(
@@ -267,5 +270,6 @@ def _parse(kind: Callable[..., Any], path: Path) -> Any:
         ) from error
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+def _first_lines(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:240] if lines else type(error).__name__

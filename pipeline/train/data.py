@@ -108,7 +108,7 @@ def load_ahead(reader: PairReader, pairs: Iterable[Array], section: TrainSection
     loader: DataLoader[PairBatch] = DataLoader(
         reader,
         batch_size=None,
-        sampler=pairs,  # type: ignore[arg-type]  # an iterable is all that is needed
+        sampler=pairs,
         collate_fn=as_is,
         num_workers=workers,
         prefetch_factor=section.prefetch if workers else None,

@@ -134,11 +134,25 @@ class Trainer:
     def _one_step(self, batches: Iterator[Any], stop: StopSignal) -> bool:
         """An optimiser step; whether any process was asked to stop."""
         begun = time.perf_counter()
-        waited = 0.0
-        losses: list[Tensor] = []
-        taken: list[Any] = []
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.section, self.step)
+        losses, taken, waited = self._gradients(batches)
+        norm = self.processes.clip(self.model, self.section.clip)
+        asked = self._check(losses, norm, taken, stop)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.samples += self.plan.step_samples
+        if self.average is not None:
+            self.average.update()
+        self.task.after_step(self.module, self.step)
+        spent = {"data_s": waited, "step_s": time.perf_counter() - begun}
+        self.meter.add({"grad_norm": norm, **{n: torch.tensor(v, dtype=torch.float64) for n, v in spent.items()}})
+        return asked
+
+    def _gradients(self, batches: Iterator[Any]) -> tuple[list[Tensor], list[Any], float]:
+        """Add up the gradients of the step's micro-batches; their losses, the batches, and seconds of waiting."""
+        losses, taken, waited = [], [], 0.0
         for micro in range(self.plan.accumulate):
             before = time.perf_counter()
             batch = next(batches).to(self.processes.device, non_blocking=True)
@@ -149,21 +163,19 @@ class Trainer:
             self.meter.add({**scalars, "loss": loss})
             losses.append(loss.detach())
             taken.append(batch)
-        norm = self.processes.clip(self.model, self.section.clip)
-        asked = torch.tensor(float(stop.asked), device=norm.device)
-        mean_loss, asked = self.processes.mean(torch.stack([torch.stack(losses).mean().float(), asked])).tolist()
-        if not (math.isfinite(mean_loss) and math.isfinite(float(norm))):
-            self._not_finite(mean_loss, losses, taken)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        self.samples += self.plan.step_samples
-        if self.average is not None:
-            self.average.update()
-        self.task.after_step(self.module, self.step)
-        spent = {"data_s": waited, "step_s": time.perf_counter() - begun}
-        self.meter.add({"grad_norm": norm, **{n: torch.tensor(v, dtype=torch.float64) for n, v in spent.items()}})
-        return asked > 0
+        return losses, taken, waited
+
+    def _check(self, losses: list[Tensor], norm: Tensor, batches: list[Any], stop: StopSignal) -> bool:
+        """Stop before a step that is not finite, in all processes alike; whether any of them was asked to stop.
+
+        The one place where every step waits for the device: a step that poisons the weights must never be made.
+        """
+        loss = torch.stack(losses).mean().float()
+        asked = loss.new_tensor(float(stop.asked))
+        mean_loss, any_asked, length = self.processes.mean(torch.stack([loss, asked, norm.float()])).tolist()
+        if not (math.isfinite(mean_loss) and math.isfinite(length)):
+            self._not_finite(mean_loss, losses, batches)
+        return bool(any_asked > 0)
 
     def _step_of(self, micro: int) -> Step:
         draw = Draw(

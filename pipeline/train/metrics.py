@@ -61,7 +61,7 @@ class MetricsLog:
         with explained(self._path):
             _keep_until(self._path, step)
             self._file = self._path.open("a")
-            self._board = SummaryWriter(folder / BOARD, purge_step=step + 1, flush_secs=30)  # type: ignore[no-untyped-call]
+            self._board = SummaryWriter(folder / BOARD, purge_step=step + 1, flush_secs=30)
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """A line, everywhere. A number that is not finite becomes null in JSON."""
@@ -70,7 +70,7 @@ class MetricsLog:
             self._file.write(json.dumps(line, allow_nan=False) + "\n")
             self._file.flush()
             for name, value in values.items():
-                self._board.add_scalar(f"{split}/{name}", value, step)  # type: ignore[no-untyped-call]
+                self._board.add_scalar(f"{split}/{name}", value, step)
         if self._wandb is not None:
             self._wandb.log({f"{split}/{name}": value for name, value in values.items()}, step=step)
 
@@ -78,7 +78,7 @@ class MetricsLog:
         """Flush and close all of them."""
         with explained(self._path):
             self._file.close()
-            self._board.close()  # type: ignore[no-untyped-call]
+            self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
 

@@ -33,8 +33,9 @@ class Processes:
             gradient_accumulation_steps=section.accumulate,
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
-        self.rank, self.world = self._accelerator.process_index, self._accelerator.num_processes
-        self.device = self._accelerator.device
+        self.rank: int = self._accelerator.process_index
+        self.world: int = self._accelerator.num_processes
+        self.device: torch.device = self._accelerator.device
 
     @property
     def main(self) -> bool:
@@ -52,7 +53,7 @@ class Processes:
 
     def holding_back(self, model: nn.Module, hold: bool) -> AbstractContextManager[None]:
         """While `hold`, gradients stay in this process: all but the last micro-batch of a step."""
-        return self._accelerator.no_sync(model) if hold else nullcontext()  # type: ignore[no-any-return]
+        return self._accelerator.no_sync(model) if hold else nullcontext()
 
     def clip(self, model: nn.Module, most: float) -> Tensor:
         """Scale the gradients to norm `most` at most; their norm before, 0-dim."""

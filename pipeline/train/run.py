@@ -96,7 +96,7 @@ class Run:
         Raises RequestError when there is no checkpoint, FailedError when its weights do not fit, name for name.
         """
         with torch.random.fork_rng(devices=[]):
-            model = _task_type(self.task).model_of(self.typed_recipe)
+            model: nn.Module = _task_type(self.task).model_of(self.typed_recipe)
         load_weights(model, RunFolder(self.path).folder(which))
         return model.to(device).eval().requires_grad_(False)
 

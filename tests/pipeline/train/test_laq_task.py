@@ -37,7 +37,7 @@ SMALL = [
     "train.log_every=1",
     "train.validate_every=2",
     "codebook.init_samples=8",
-    "codebook.replace_every=2",
+    "codebook.replace_every=1",
 ]
 
 
@@ -192,7 +192,9 @@ def test_codes_and_statistics_start_from_data(store: Store) -> None:
 
 
 def test_codes_are_replaced_until_the_schedule_ends(store: Store) -> None:
-    task = LaqTask(small_recipe("train.steps=10", "codebook.replace_until=0.5", "model.codes=8"), store)
+    task = LaqTask(
+        small_recipe("train.steps=10", "codebook.replace_every=2", "codebook.replace_until=0.5", "model.codes=8"), store
+    )
     model = task.model_of(task.recipe)
     changed = []
     for number in range(1, 11):
