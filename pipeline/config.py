@@ -65,7 +65,8 @@ class PointsSection(Config):
 
     A pixel counts when its depth is finite and positive and its confidence at least `min_conf`. A frame with fewer
     than `count` such pixels is padded (`too_few=pad`, the count recorded) or makes its clip bad (`reject`); under
-    `min_points` it is bad in any case.
+    `min_points` it is bad in any case. A point moves when another frame of its clip looks through its place and sees
+    something farther away, by more than the share `moving` of its depth.
     """
 
     count: int = Field(default=8192, ge=64, le=65535)
@@ -76,6 +77,7 @@ class PointsSection(Config):
     normalise: Literal["unit", "scene"] = "unit"
     per: Literal["frame", "clip"] = "clip"
     normals: Literal["zeros", "depth"] = "zeros"
+    moving: float = Field(default=0.025, gt=0, lt=1)
 
 
 class StoreSection(Config):

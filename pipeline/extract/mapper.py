@@ -12,7 +12,7 @@ from data_specs.records import BadClip, Cameras, Clip, ClipRecord
 from pipeline.config import ExtractRecipe
 from pipeline.extract.geometry import Geometry, lift
 from pipeline.extract.models import FrozenModels
-from pipeline.extract.pack import FramePoints, encode_images, pack_cells, pack_points, pack_tokens
+from pipeline.extract.pack import FramePoints, encode_images, pack_cells, pack_motion, pack_points, pack_tokens
 from stages.points import (
     Frame3D,
     fit_normalisation,
@@ -67,7 +67,7 @@ class Mapper:
             state=clip.state,
             action=clip.action,
             is_pad=clip.is_pad,
-            extra=dict(clip.extra),
+            extra={**clip.extra, **pack_motion(frames, xyz_FHW3, geometry, recipe.points.moving)},
         )
 
     def _autocast(self, dtype: str) -> torch.autocast:

@@ -12,8 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from data_specs.arrays import Array
+from data_specs.motion import CELLS_NAME, STATISTICS_NAME
 from data_specs.records import Cells, Images, Points, Tokens, exclusive_sum
 from data_specs.shards import GRID
+from pipeline.extract.geometry import Geometry
+from stages.motion import motion_cells, motion_statistics, moving_points
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +84,22 @@ def pack_cells(frames: list[FramePoints], size: int) -> Cells:
         count=_numpy(torch.cat(counts)).astype(np.uint16),
         offset=exclusive_sum(np.array(lengths)),
     )
+
+
+def pack_motion(frames: list[FramePoints], xyz_FHW3: Tensor, geometry: Geometry, margin: float) -> dict[str, Array]:
+    """What moves in each frame, as the arrays of `data_specs.motion`."""
+    size = geometry.depth.shape[-1]
+    moving = moving_points(
+        [xyz.flatten(0, 1)[frame.pixel] for xyz, frame in zip(xyz_FHW3, frames, strict=True)],
+        geometry.depth,
+        geometry.intrinsic,
+        geometry.extrinsic,
+        margin=margin,
+    )
+    pairs = list(zip(frames, moving, strict=True))
+    cells = torch.stack([motion_cells(frame.coord, frame.pixel, mask, size) for frame, mask in pairs])
+    statistics = torch.stack([motion_statistics(frame.coord, frame.depth.square(), mask) for frame, mask in pairs])
+    return {CELLS_NAME: _numpy(cells.half()), STATISTICS_NAME: _numpy(statistics)}
 
 
 def pack_points(rgb_FHW3: Array, frames: list[FramePoints], slots: int) -> tuple[Points, Array, Array]:

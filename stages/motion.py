@@ -1,0 +1,109 @@
+"""What moves in a clip, found in 3D: points that lie where another frame of the clip sees free space.
+
+Shape legend: F frames, n kept points of a frame, H x W pixels, Q = 196 cells.
+With one still camera this is the usual background subtraction (nearer than the farthest depth of the pixel); with a
+moving camera it is the free-space test of space carving (Kutulakos and Seitz 2000): a point is projected into every
+other frame, and if that frame's ray goes on behind it, the place was empty then, so whatever is there now has moved.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data_specs.motion import CELLS, CELLS_WIDTH, STATISTICS_WIDTH
+from data_specs.shards import GRID
+
+LEAST = 16
+"""Moving points under which a frame has no statistics (all zero): so few are noise."""
+
+_LOW = 0.2
+
+
+def moving_points(
+    xyz: Sequence[Tensor], depth_FHW: Tensor, intrinsic_F33: Tensor, extrinsic_F34: Tensor, *, margin: float
+) -> list[Tensor]:
+    """Which points of each frame move: bool [n] a frame.
+
+    Args:
+        xyz: f [n,3] world coordinates of each frame's points.
+        depth_FHW: along the optical axis; 0 or non-finite where unknown, which shows nothing to be free.
+        intrinsic_F33, extrinsic_F34: pixels; OpenCV camera-from-world ([F,4,4] will do).
+        margin: how much farther a ray must go on behind a point, as a share of its depth: 0.025 is 2 cm at 0.8 m.
+    """
+    # The nearest depth of 3x3 pixels: a ray that grazes an edge must not look through it.
+    known = torch.where(torch.isfinite(depth_FHW) & (depth_FHW > 0), depth_FHW, torch.zeros_like(depth_FHW))
+    nearest_FHW = -F.max_pool2d(-known[:, None].float(), 3, stride=1, padding=1)[:, 0]
+    return [
+        _seen_through(points, frame, nearest_FHW, intrinsic_F33, extrinsic_F34, margin)
+        for frame, points in enumerate(xyz)
+    ]
+
+
+def _seen_through(
+    xyz_n3: Tensor, frame: int, nearest_FHW: Tensor, intrinsic_F33: Tensor, extrinsic_F34: Tensor, margin: float
+) -> Tensor:
+    frames, height, width = nearest_FHW.shape
+    rotation, translation = extrinsic_F34[:, :3, :3], extrinsic_F34[:, :3, 3]
+    camera_Fn3 = xyz_n3 @ rotation.transpose(1, 2) + translation[:, None]
+    z_Fn = camera_Fn3[..., 2]
+    pixel_Fn3 = camera_Fn3 @ intrinsic_F33.transpose(1, 2)
+    column, row = ((pixel_Fn3[..., k] / z_Fn.clamp_min(1e-6)).round() for k in (0, 1))
+    inside = (z_Fn > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    inside[frame] = False
+    index = (row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).long()
+    surface_Fn = nearest_FHW.flatten(1).gather(1, index)
+    return (inside & (z_Fn < surface_Fn * (1 - margin))).any(0)
+
+
+def motion_cells(coord_n3: Tensor, pixel_n: Tensor, moving_n: Tensor, size: int) -> Tensor:
+    """Share of each 14x14 cell's points that move, and their mean coordinate: f4 [Q,4]; 0 where there are none.
+
+    `coord_n3` normalised coordinates, `pixel_n` row * size + column in a frame of `size` pixels a side.
+    """
+    cell = pixel_n // size * GRID // size * GRID + pixel_n % size * GRID // size
+    points = torch.bincount(cell, minlength=CELLS)
+    mine = cell[moving_n]
+    count = torch.bincount(mine, minlength=CELLS)
+    total = coord_n3.new_zeros(CELLS, CELLS_WIDTH - 1).index_add_(0, mine, coord_n3[moving_n])
+    return torch.cat([(count / points.clamp_min(1))[:, None], total / count.clamp_min(1)[:, None]], dim=1).float()
+
+
+def motion_statistics(coord_n3: Tensor, area_n: Tensor, moving_n: Tensor) -> Tensor:
+    """`data_specs.motion.PARTS` of the points that move, f4 [21]; all zero for fewer than `LEAST` of them.
+
+    `area_n` is the surface that a point stands for, up to a factor (depth squared: a pixel sees more of what is far
+    away), so that the mean is that of the surface and not of the picture.
+    """
+    if int(moving_n.sum()) < LEAST:
+        return coord_n3.new_zeros(STATISTICS_WIDTH).float()
+    points, area = coord_n3[moving_n].double(), area_n[moving_n].double()
+    low = points[:, 2] <= points[:, 2].quantile(_LOW)
+    mean, covariance = _moments(points, area)
+    low_mean, low_covariance = _moments(points[low], area[low])
+    angle = torch.atan2(2 * low_covariance[0, 1], low_covariance[0, 0] - low_covariance[1, 1])
+    return torch.cat(
+        [
+            moving_n.double().mean()[None],
+            mean,
+            _spread(covariance),
+            low_mean,
+            _spread(low_covariance),
+            angle.sin()[None],
+            angle.cos()[None],
+        ]
+    ).float()
+
+
+def _moments(points_n3: Tensor, weight_n: Tensor) -> tuple[Tensor, Tensor]:
+    weight_n = weight_n / weight_n.sum()
+    mean = weight_n @ points_n3
+    centred = points_n3 - mean
+    return mean, (centred * weight_n[:, None]).T @ centred
+
+
+def _spread(covariance: Tensor) -> Tensor:
+    """Signed square roots of the upper triangle [6]: in the units of the coordinates, and still linear near them."""
+    upper = covariance[*torch.triu_indices(3, 3)]
+    return upper.sign() * upper.abs().sqrt()
