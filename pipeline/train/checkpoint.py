@@ -151,7 +151,9 @@ class RunFolder:
         """The folder of a checkpoint. RequestError when the run has none yet."""
         pointers = self.pointers()
         if pointers is None:
-            raise RequestError(f"The run at {self.path} has no checkpoint yet: train it first, or go on by --resume.")
+            raise RequestError(
+                f"The run at {self.path} has no checkpoint yet: go on with it by `cla train` and --resume."
+            )
         return self.path / CHECKPOINTS / (pointers.best if which == "best" else pointers.last)
 
     def _remove_others(self, pointers: Pointers) -> None:

@@ -11,6 +11,7 @@ from pipeline.config import FREE_ON_RESUME, FailedError, RequestError, leaf_valu
 from pipeline.devices import choose_device
 from pipeline.train.checkpoint import RunFolder, RunRecord
 from pipeline.train.loop import Trainer, TrainSummary
+from pipeline.train.metrics import import_wandb
 from pipeline.train.processes import Processes
 from pipeline.train.progress import Reporter, SilentReporter
 from pipeline.train.signals import StopSignal
@@ -36,6 +37,8 @@ def train(task: Task[Any], request: TrainRequest, report: Reporter) -> TrainSumm
     full disk), and KeyboardInterrupt after Ctrl-C or SIGTERM, with a checkpoint that `--resume` goes on from.
     """
     device = choose_device(request.device)
+    if task.recipe.train.wandb:
+        import_wandb()  # before hours of training, not after
     folder = RunFolder(request.out)
     folder.refuse_foreign()
     record = new_record(task)

@@ -75,8 +75,11 @@ class Trainer:
         self.module = task.model_of(task.recipe).to(processes.device)
 
     def begin(self, *, resume: bool) -> None:
-        """Make the run's folder and give the model its first weights, or those of the last checkpoint."""
-        state = self._load() if resume else None
+        """Make the run's folder and give the model its first weights, or those of the last checkpoint.
+
+        A run that was stopped before its first checkpoint starts anew.
+        """
+        state = self._load() if resume and self.folder.pointers() is not None else None
         if state is None:
             self.task.start(self.module, self.processes.device)
         self.average = WeightAverage(self.module, self.section.ema) if self.section.ema else None
@@ -94,7 +97,7 @@ class Trainer:
         torch.manual_seed(mix_seed(self.seed, self.processes.rank))
         if state is not None:
             self._restore(state)
-        self._open_folder(new=not resume)
+        self._open_folder(new=state is None)
 
     def run(self, stop: StopSignal) -> TrainSummary:
         """Steps until the last one, or until asked to stop."""

@@ -105,11 +105,12 @@ def _keep_until(path: Path, step: int) -> None:
 
 
 def _open_wandb(project: str, folder: Path, config: Mapping[str, Any]) -> Any:
-    wandb = _import_wandb()
+    wandb = import_wandb()
     return wandb.init(project=project, dir=str(folder), name=folder.name, config=dict(config), resume="allow")
 
 
-def _import_wandb() -> ModuleType:
+def import_wandb() -> ModuleType:
+    """Weights & Biases. RequestError when it is not installed."""
     try:
         import wandb
     except ImportError:

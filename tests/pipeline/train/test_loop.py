@@ -176,6 +176,19 @@ def test_resuming_asks_for_the_same_recipe_and_data(tmp_path: Path) -> None:
         run_line(tmp_path / "nowhere", "resume")
 
 
+def test_a_run_killed_before_its_first_checkpoint_starts_anew(tmp_path: Path) -> None:
+    class Killed(LineTask):
+        def after_step(self, model: object, number: int) -> None:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        run_line(tmp_path / "killed", task=Killed(line_recipe()))
+    assert RunFolder(tmp_path / "killed").pointers() is None
+    run_line(tmp_path / "killed", "resume")
+    run_line(tmp_path / "whole")
+    assert_equal_runs(tmp_path / "killed", tmp_path / "whole")
+
+
 def test_a_finished_run_resumed_is_finished(tmp_path: Path) -> None:
     run_line(tmp_path)
     before = lines(tmp_path)
