@@ -44,7 +44,7 @@ def moving_points(
 def _seen_through(
     xyz_n3: Tensor, frame: int, nearest_FHW: Tensor, intrinsic_F33: Tensor, extrinsic_F34: Tensor, margin: float
 ) -> Tensor:
-    frames, height, width = nearest_FHW.shape
+    height, width = nearest_FHW.shape[1:]
     rotation, translation = extrinsic_F34[:, :3, :3], extrinsic_F34[:, :3, 3]
     camera_Fn3 = xyz_n3 @ rotation.transpose(1, 2) + translation[:, None]
     z_Fn = camera_Fn3[..., 2]
