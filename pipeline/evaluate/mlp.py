@@ -9,7 +9,6 @@ from itertools import pairwise
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.utils import skip_init
 
 from data_specs.arrays import Array
 from pipeline.evaluate.ridge import group_folds
@@ -76,7 +75,9 @@ def fit_mlp(x: Array, y: Array, group: Array, *, seed: int = 0) -> Callable[[Arr
 def _network(inputs: int, outputs: int, generator: torch.Generator) -> nn.Sequential:
     widths = (inputs, HIDDEN, HIDDEN, outputs)
     # of our own generator: a probe must neither depend on the global random state nor move it
-    linears = [skip_init(nn.Linear, a, b) for a, b in pairwise(widths)]
+    with torch.device("meta"):
+        empty = [nn.Linear(a, b) for a, b in pairwise(widths)]
+    linears = [linear.to_empty(device="cpu") for linear in empty]
     for linear in linears:
         bound = linear.in_features**-0.5
         nn.init.uniform_(linear.weight, -bound, bound, generator=generator)
