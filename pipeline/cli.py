@@ -460,6 +460,22 @@ def bench_geometry(
     _finish_bench(table.lines(), table.as_json(), json_file)
 
 
+@bench.command("s2d", epilog="Example:  cla bench s2d --tokens 500 --json-file bench.json")
+def bench_s2d(
+    tokens: Annotated[list[int] | None, typer.Option(help="N', repeatable; 100, 500 and 1800 without it.")] = None,
+    points: Annotated[int, typer.Option(min=1, help="Points a frame.")] = 8192,
+    frames: Annotated[int, typer.Option(min=1, help="Frames a batch.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")] = 5,
+    device: Device = "auto",
+    json_file: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
+) -> None:
+    """Time S2D on the distinct tokens beside the same module on a key for every point."""
+    from pipeline.bench.s2d import bench_s2d as measure
+
+    table = measure(tokens=tokens or (100, 500, 1800), points=points, frames=frames, rounds=rounds, device=device)
+    _finish_bench(table.lines(), table.as_json(), json_file)
+
+
 def _finish_bench(lines: "Iterable[str]", figures: dict[str, Any], json_file: Path | None) -> None:
     _print_lines(lines)
     if json_file is not None:

@@ -6,8 +6,8 @@
 Shape legend: B pairs, Q = 196 cells, D model width, K code tokens, L code width.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,10 @@ class LAQConfig:
     targets: TargetConfig = field(default_factory=TargetConfig)
     checkpoint: bool = False
 
+    def shared(self) -> dict[str, Any]:
+        """What the configs of all parts have in common."""
+        return {"dim": self.dim, "heads": self.heads, "hidden": self.hidden, "checkpoint": self.checkpoint}
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LatentActions(Batch):
@@ -76,10 +80,9 @@ class LatentActions(Batch):
 class FrameEncoder(nn.Module):
     """What a frame is: its points (or pixels) onto the grid, then the spatial encoder; FrameBatch → [B,Q,D]."""
 
-    def __init__(self, config: LAQConfig, features: Standardise) -> None:
+    def __init__(self, config: LAQConfig) -> None:
         super().__init__()
-        shared = {"dim": config.dim, "heads": config.heads, "hidden": config.hidden, "checkpoint": config.checkpoint}
-        self.features = features
+        shared = config.shared()
         self.vision: SparseToDense | PatchEncoder = (
             SparseToDense(S2DConfig(channels=config.channels, layers=config.s2d_layers, coords=config.coords, **shared))
             if config.vision == "points"
@@ -93,8 +96,7 @@ class FrameEncoder(nn.Module):
         if isinstance(self.vision, PatchEncoder):
             dense = self.vision(frames.need_pixels())
         else:
-            tokens = frames.need_tokens()
-            dense = self.vision(tokens.with_feat(self.features(tokens.feat)))
+            dense = self.vision(frames.need_tokens())
         out: Tensor = self.spatial(dense)
         return out
 
@@ -129,13 +131,13 @@ class LatentActionModel(nn.Module):
     def __init__(self, config: LAQConfig) -> None:
         super().__init__()
         self.config = config
-        shared = {"dim": config.dim, "heads": config.heads, "hidden": config.hidden, "checkpoint": config.checkpoint}
+        shared = config.shared()
         self.features = Standardise(config.channels)
-        self.encoder = FrameEncoder(config, self.features)
+        self.encoder = FrameEncoder(config)
         self.temporal = TemporalEncoder(TemporalConfig(layers=config.temporal_layers, **shared))
         self.bottleneck = Bottleneck(config.dim, config.heads, config.tokens, config.code_dim)
         self.quantiser = NSVQ(NSVQConfig(dim=config.code_dim, codes=config.codes, tokens=config.tokens))
-        self.targets = Targets(config.targets, self.features)
+        self.targets = Targets(config.targets, config.channels)
         self.decoder = Decoder(
             DecoderConfig(
                 layers=config.decoder_layers,
@@ -155,6 +157,7 @@ class LatentActionModel(nn.Module):
         that of copying the first frame; `codes_used` how many different codes the batch chose; `distance` the mean
         length of the quantisation error.
         """
+        batch = self._standardised(batch)
         first_BQD, continuous_BKL = self._latents(batch)
         quantised_BKL, codes_BK = self.quantiser(continuous_BKL, draw)
         before, seen_before = self.targets(batch.first)
@@ -176,7 +179,7 @@ class LatentActionModel(nn.Module):
 
     def encode(self, batch: PairBatch) -> LatentActions:
         """The latent action of each pair, by hard lookup also in training."""
-        _, continuous = self._latents(batch)
+        _, continuous = self._latents(self._standardised(batch))
         continuous = continuous.float()
         codes = self.quantiser.nearest(continuous)
         quantised = self.quantiser.lookup(codes)
@@ -195,8 +198,27 @@ class LatentActionModel(nn.Module):
                 f"codes have shape {list(codes_BK.shape)}, expected {[len(first), self.config.tokens]}: "
                 f"{self.config.tokens} codes a frame"
             )
+        first = self._standardised_frames(first)
         values, _ = self.targets(first)
-        return self.targets.output(self.decoder(self.encoder(first), values, self.quantiser.lookup(codes_BK)))
+        out = self.targets.output(self.decoder(self.encoder(first), values, self.quantiser.lookup(codes_BK)))
+        if "features" in out:
+            out["features"] = self.features.undo(out["features"])
+        return out
+
+    def _standardised(self, batch: PairBatch) -> PairBatch:
+        return PairBatch(first=self._standardised_frames(batch.first), second=self._standardised_frames(batch.second))
+
+    def _standardised_frames(self, frames: FrameBatch) -> FrameBatch:
+        """The frames with standardised features, which both the encoder and the targets see."""
+        if "tokens" not in self.columns:
+            return frames
+        tokens = frames.need_tokens()
+        if tokens.feat.shape[-1] != self.config.channels:
+            raise ValueError(
+                f"the tokens have {tokens.feat.shape[-1]} channels and the model was built for {self.config.channels}: "
+                "build it with the channels of the store"
+            )
+        return replace(frames, tokens=tokens.with_feat(self.features(tokens.feat)))
 
     def _latents(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """Features of the first frame [B,Q,D] and continuous latents [B,K,L]."""
@@ -205,7 +227,8 @@ class LatentActionModel(nn.Module):
 
 
 def _distance(a_BKL: Tensor, b_BKL: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(a_BKL.float() - b_BKL.float(), dim=-1)
+    distance: Tensor = torch.linalg.vector_norm(a_BKL.float() - b_BKL.float(), dim=-1)
+    return distance
 
 
 @dataclass(frozen=True, kw_only=True)

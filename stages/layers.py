@@ -29,11 +29,12 @@ class Attention(nn.Module):
         """[B,N,D]."""
         key, value = self.key_value(x_BND if context_BME is None else context_BME).chunk(2, dim=-1)
         mixed = F.scaled_dot_product_attention(self.split(self.query(x_BND)), self.split(key), self.split(value))
-        return self.out(mixed.transpose(1, 2).flatten(2))
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return out
 
     def split(self, x_BND: Tensor) -> Tensor:
         """[B,N,D] as [B,H,N,D/H]."""
-        return x_BND.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x_BND.view(*x_BND.shape[:-1], self.heads, -1).transpose(1, 2)
 
 
 def feed_forward(dim: int, hidden: int, out: int | None = None) -> nn.Sequential:
@@ -60,7 +61,8 @@ class TransformerBlock(nn.Module):
         if self.cross_attention is not None and self.norm_cross is not None:
             assert context_BMD is not None, "a block built with cross=True needs a context"
             x_BND = x_BND + self.cross_attention(self.norm_cross(x_BND), context_BMD)
-        return x_BND + self.ffn(self.norm_ffn(x_BND))
+        out: Tensor = x_BND + self.ffn(self.norm_ffn(x_BND))
+        return out
 
 
 class Standardise(nn.Module):
@@ -88,6 +90,10 @@ class Standardise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Standardised float32 of the same shape [..., C]."""
         return (x.float() - self.mean) / self.deviation
+
+    def undo(self, x: Tensor) -> Tensor:
+        """The inverse."""
+        return x.float() * self.deviation + self.mean
 
 
 def sine_positions_2d(grid: int, dim: int) -> Tensor:

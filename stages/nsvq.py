@@ -74,11 +74,11 @@ class NSVQ(nn.Module):
         return self.codebook[codes]
 
     @torch.no_grad()
-    def replace_unused(self, seed: int, *, least: int = 1, samples_SL: Tensor | None = None) -> int:
+    def replace_unused(self, seed: int, *, least: int = 1, noise: float = 0.1, samples_SL: Tensor | None = None) -> int:
         """Replace the codes chosen fewer than `least` times in the window; returns how many, and starts a new window.
 
         A replacement is a used code, drawn in proportion to its use, or one of `samples_SL` where they are given, plus
-        noise of a hundredth of the used codes' own spread: near its source, and equal to no other code. The result
+        `noise` times the used codes' own spread: near its source, and equal to no other code. The result
         depends on the seed and the buffers alone; on several ranks all take that of rank 0. Nothing is replaced when
         the window is empty: then nothing is known about use.
         """
@@ -92,7 +92,7 @@ class NSVQ(nn.Module):
                 source = known[torch.multinomial(chance, count, replacement=True, generator=generator)]
             else:
                 source = _draw(samples_SL.float().cpu(), count, generator)
-            self.codebook[~used_V] = _apart(source, _spread(known), generator).to(self.codebook)
+            self.codebook[~used_V] = _apart(source, noise * _spread(known), generator).to(self.codebook)
             self._agree()
         else:
             count = 0
@@ -116,7 +116,7 @@ class NSVQ(nn.Module):
         codes = _draw(samples_SL, self.config.codes, generator)
         if how == "kmeans":
             codes = _lloyd(samples_SL, codes)
-        self.codebook.copy_(_apart(codes, _spread(samples_SL), generator))
+        self.codebook.copy_(_apart(codes, 0.01 * _spread(samples_SL), generator))
         self._agree()
 
     @torch.no_grad()
@@ -143,7 +143,9 @@ def _distributed() -> bool:
 
 
 def _nearest(x_SL: Tensor, codes_VL: Tensor) -> Tensor:
-    # |x|² is the same for every code
+    # |x|² is the same for every code; about the codes' mean, differences of near codes do not drown in rounding
+    mean_L = codes_VL.mean(0)
+    x_SL, codes_VL = x_SL - mean_L, codes_VL - mean_L
     return (codes_VL.square().sum(-1) - 2 * x_SL @ codes_VL.T).argmin(-1)
 
 
@@ -155,13 +157,13 @@ def _draw(samples_SL: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 
 def _spread(x_SL: Tensor) -> float:
-    """Typical distance of a component from the mean; of vectors that are all alike, a hundredth of their size."""
+    """Typical distance of a component from the mean; of vectors that are all alike, a tenth of their size."""
     about_mean, about_zero = ((x_SL - m).square().mean().sqrt().item() for m in (x_SL.mean(0), 0.0))
-    return max(about_mean, 0.01 * about_zero) or 1.0
+    return max(about_mean, 0.1 * about_zero) or 1.0
 
 
 def _apart(codes: Tensor, scale: float, generator: torch.Generator) -> Tensor:
-    return codes + 0.01 * scale * torch.randn(codes.shape, generator=generator)
+    return codes + scale * torch.randn(codes.shape, generator=generator)
 
 
 def _lloyd(samples_SL: Tensor, codes_VL: Tensor, rounds: int = 25) -> Tensor:

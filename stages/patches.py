@@ -45,8 +45,8 @@ class PatchEncoder(nn.Module):
         x = self.embed(patchify(pixels_BHW3) * 2 - 1) + self.positions
         for block in self.blocks:
             x = run(block, x, checkpointed=self.config.checkpoint)
-        out: Tensor = self.norm(x).unflatten(1, (GRID, GRID))
-        return out
+        out: Tensor = self.norm(x)
+        return out.view(len(out), GRID, GRID, -1)
 
 
 def patchify(pixels_BHW3: Tensor) -> Tensor:
@@ -57,11 +57,11 @@ def patchify(pixels_BHW3: Tensor) -> Tensor:
     side = GRID * PATCH
     if pixels_BHW3.shape[1:] != (side, side, 3):
         raise ValueError(f"pixels have shape {list(pixels_BHW3.shape)}, expected [frames, {side}, {side}, 3]")
-    split = pixels_BHW3.float().div(255).unflatten(1, (GRID, PATCH)).unflatten(3, (GRID, PATCH))
+    split = pixels_BHW3.float().div(255).view(-1, GRID, PATCH, GRID, PATCH, 3)
     return split.transpose(2, 3).reshape(len(pixels_BHW3), GRID * GRID, -1)
 
 
 def unpatchify(patches_BQ: Tensor) -> Tensor:
     """The inverse of `patchify`, still in [0,1]: [B,224,224,3]."""
-    split = patches_BQ.unflatten(2, (PATCH, PATCH, 3)).unflatten(1, (GRID, GRID))
+    split = patches_BQ.reshape(-1, GRID, GRID, PATCH, PATCH, 3)
     return split.transpose(2, 3).reshape(len(patches_BQ), GRID * PATCH, GRID * PATCH, 3)

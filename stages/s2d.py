@@ -70,8 +70,8 @@ class SparseToDense(nn.Module):
         x = self.queries + (self.row + self.column).flatten(0, 1)  # [1,Q,D]: the same for every frame in layer 1
         for layer in self.layers:
             x = run(layer, x, feat_TC, coord_T3, bias_T, lengths, checkpointed=config.checkpoint)
-        dense: Tensor = self.norm(x).unflatten(1, (config.grid, config.grid))
-        return dense
+        dense: Tensor = self.norm(x)
+        return dense.view(len(dense), config.grid, config.grid, -1)
 
 
 class _Layer(nn.Module):
@@ -99,13 +99,13 @@ class _Layer(nn.Module):
             key_TD = key_TD + self.key_place(coord_T3)
         if self.value_place is not None:
             value_TD = value_TD + self.value_place(coord_T3)
-        mixed_BQD = attend_packed(self.query(x_BQD), key_TD, value_TD, bias_T, lengths, self.heads)
+        mixed_BQD: Tensor = attend_packed(self.query(x_BQD), key_TD, value_TD, bias_T, lengths, self.heads)
         x_BQD = self.norm_attention(x_BQD + self.out(mixed_BQD))
         result: Tensor = self.norm_ffn(x_BQD + self.ffn(x_BQD))
         return result
 
 
-@torch.compiler.disable  # a loop over lengths: compiled it would be another graph for every batch
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # a loop over lengths: compiled it would be another graph for every batch
 def attend_packed(
     query_BQD: Tensor, key_TD: Tensor, value_TD: Tensor, bias_T: Tensor, lengths: Sequence[int], heads: int
 ) -> Tensor:
@@ -116,10 +116,10 @@ def attend_packed(
     """
 
     def split(x: Tensor) -> Tensor:
-        return x.unflatten(-1, (heads, -1)).transpose(-3, -2)  # [..., H, n, D/H]
+        return x.view(*x.shape[:-1], heads, -1).transpose(-3, -2)  # [..., H, n, D/H]
 
     queries = split(query_BQD).expand(len(lengths), -1, -1, -1).unbind(0)
-    keys, values, biases = (x.split(lengths) for x in (key_TD, value_TD, bias_T.to(key_TD.dtype)))
+    keys, values, biases = (x.split_with_sizes(lengths) for x in (key_TD, value_TD, bias_T.to(key_TD.dtype)))
     mixed = [
         F.scaled_dot_product_attention(q[None], split(k)[None], split(v)[None], attn_mask=b[None, None, None, :])
         for q, k, v, b in zip(queries, keys, values, biases, strict=True)

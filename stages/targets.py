@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from data_specs.batches import FrameBatch
-from stages.layers import Standardise
 from stages.patches import PATCH, patchify, unpatchify
 from stages.raster import raster_coords, raster_features
 
@@ -23,7 +22,7 @@ class TargetConfig:
     """Weight of each target in the loss, 0 for none.
 
     Attributes:
-        features: frozen features on the grid, standardised by channel.
+        features: frozen features on the grid, as standardised by the model.
         coords: mean coordinates of the cells, in the normalised space.
         pixels: the 224x224 frame, in [0,1].
     """
@@ -47,11 +46,10 @@ class Targets(nn.Module):
         widths: numbers a cell of each target. columns: of the store that they are made from.
     """
 
-    def __init__(self, config: TargetConfig, features: Standardise) -> None:
+    def __init__(self, config: TargetConfig, channels: int) -> None:
         super().__init__()
         self.weights = config.weights()
-        self.features = features
-        known = {"features": features.mean.numel(), "coords": 3, "pixels": PATCH * PATCH * 3}
+        known = {"features": channels, "coords": 3, "pixels": PATCH * PATCH * 3}
         self.widths = {name: known[name] for name in self.weights}
         read = {"features": ("tokens", "cells"), "coords": ("tokens", "cells"), "pixels": ("rgb",)}
         self.columns = tuple(sorted({column for name in self.weights for column in read[name]}))
@@ -63,7 +61,7 @@ class Targets(nn.Module):
         if "features" in self.widths or "coords" in self.widths:
             tokens, cells = frames.need_tokens(), frames.need_cells()
             mean, count = raster_features(tokens, cells)
-            known = {"features": self.features(mean), "coords": raster_coords(tokens, cells)}
+            known = {"features": mean, "coords": raster_coords(tokens, cells)}
             for name in self.widths.keys() & known.keys():
                 values[name], seen[name] = known[name], count > 0
         if "pixels" in self.widths:
@@ -72,13 +70,8 @@ class Targets(nn.Module):
         return {name: values[name] for name in self.widths}, seen
 
     def output(self, values: Values) -> Values:
-        """Predicted values in the units of the data: features as stored, pixels f4 [B,224,224,3] in [0,1]."""
-        out = dict(values)
-        if "features" in out:
-            out["features"] = out["features"] * self.features.deviation + self.features.mean
-        if "pixels" in out:
-            out["pixels"] = unpatchify(out["pixels"])
-        return out
+        """Predicted values, the pixels put together: f4 [B,224,224,3] in [0,1]."""
+        return {name: unpatchify(value) if name == "pixels" else value for name, value in values.items()}
 
 
 def mean_square(predicted: Tensor, target: Tensor, seen_BQ: Tensor) -> Tensor:

@@ -45,5 +45,5 @@ class TemporalEncoder(nn.Module):
             x = x.transpose(1, 2).flatten(0, 1)  # [B*Q, W, D]: each cell over time
             for block in self.blocks:
                 x = run(block, x, checkpointed=self.config.checkpoint)
-            x = x.unflatten(0, (batch, cells)).transpose(1, 2)
+            x = x.view(batch, cells, window, -1).transpose(1, 2)
         return x[:, -1] - x[:, 0]

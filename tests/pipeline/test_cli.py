@@ -24,6 +24,7 @@ COMMANDS = [
     ["bench", "extract"],
     ["bench", "store"],
     ["bench", "points"],
+    ["bench", "s2d"],
 ]
 
 
