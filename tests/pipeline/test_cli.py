@@ -24,6 +24,8 @@ COMMANDS = [
     ["bench", "extract"],
     ["bench", "store"],
     ["bench", "points"],
+    ["label"],
+    ["eval", "probe"],
     ["bench", "s2d"],
 ]
 
