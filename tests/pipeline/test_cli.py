@@ -14,13 +14,15 @@ from pipeline.cli import app
 from pipeline.recipes import EXTRACT
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["frames.max=2", "points.count=512", "points.min_points=100", "store.shard_mb=0.2"]
+RANDOM = ["vggt.weights=random:0", "concerto.weights=random:0"]
+SMALL = ["frames.max=2", "points.count=512", "points.min_points=100", "store.shard_mb=0.2", *RANDOM]
 COMMANDS = [
     ["extract"],
     ["inspect-shards"],
     ["doctor"],
     ["demo"],
     ["sim", "record"],
+    ["train", "tiny-frozen"],
     ["bench", "extract"],
     ["bench", "store"],
     ["bench", "points"],

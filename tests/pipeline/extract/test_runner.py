@@ -35,7 +35,8 @@ class _Quiet(Reporter):
 def _recipe(*changes: str) -> ExtractRecipe:
     # two clips a shard
     base = ["frames.max=2", "points.count=512", "points.min_points=100", "store.shard_mb=0.28"]
-    return override(extract_recipe("tiny"), [*base, *changes])
+    random = ["vggt.weights=random:0", "concerto.weights=random:0"]
+    return override(extract_recipe("tiny"), [*base, *random, *changes])
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,8 @@ def _concerto_checkpoint() -> dict[str, object]:
 
 
 def test_random_weights_must_be_asked_for_by_name_and_are_recorded(capsys: pytest.CaptureFixture[str]) -> None:
-    models = load_models(extract_recipe("tiny"), CPU)
+    random = ["vggt.weights=random:0", "concerto.weights=random:0"]
+    models = load_models(override(extract_recipe("tiny"), random), CPU)
     assert [record.random for record in models.records] == [True, True]
     assert capsys.readouterr().err.count("RANDOM weights") == 2
     with pytest.raises(RequestError, match="expected random:SEED"):
