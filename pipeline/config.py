@@ -182,6 +182,12 @@ class CodebookSection(Config):
     warn_below: float = Field(default=0.25, ge=0, le=1)
 
 
+class LabelsSection(Config):
+    """How much supervision: the `fraction` of the training clips whose actions are seen, where a target asks for them."""
+
+    fraction: float = Field(default=0.05, gt=0, le=1)
+
+
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 

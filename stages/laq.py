@@ -1,7 +1,8 @@
 """The latent action model: what happened between two frames, as 4 discrete codes, learned by foreseeing the later one.
 
-    frames ─▶ S2D ─▶ spatial encoder ─▶ temporal encoder ─▶ difference ─▶ 4 queries ─▶ NSVQ ─▶ 4 codes
-                           └─ first frame, gradient stopped ─▶ decoder ◀─ latents ─┘     └─▶ later frame
+    frames ─▶ S2D ─▶ spatial encoder ─▶ temporal encoder ─▶ keypoints ─▶ difference ─▶ NSVQ ─▶ 4 codes
+                           └─ first frame, gradient stopped ─▶ decoder ◀─ latents ─┘
+                                                                  └─▶ later frame, and how what moves moved
 
 Shape legend: B pairs, Q = 196 cells, D model width, K code tokens, L code width.
 """
@@ -12,12 +13,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from data_specs.actions import ACTION_NAME
 from data_specs.batches import Batch, FrameBatch, PairBatch
+from data_specs.motion import CELLS_COLUMN, CELLS_NAME, CELLS_WIDTH, STATISTICS_NAME, STATISTICS_WIDTH
+from data_specs.shards import GRID
 from stages.decoder import Decoder, DecoderConfig
 from stages.draw import Draw
-from stages.layers import Attention, Standardise, parameters_of
+from stages.keypoints import Keypoints, KeypointsConfig, Scene
+from stages.layers import Standardise, parameters_of
 from stages.nsvq import NSVQ, NSVQConfig
 from stages.patches import PatchConfig, PatchEncoder
+from stages.raster import points_of_cells, raster_coords
 from stages.s2d import Coords, S2DConfig, SparseToDense
 from stages.spatial import SpatialConfig, SpatialEncoder
 from stages.targets import TargetConfig, Targets, mean_square
@@ -35,7 +41,10 @@ class LAQConfig:
         channels: of the store's tokens. dim, heads, hidden: width, heads and FFN width of all transformers.
         s2d_layers, spatial_layers, temporal_layers, decoder_layers: blocks of each part.
         coords: where S2D takes the tokens' coordinates: none, keys, or both (keys and values).
+        motion: keypoints weigh cells by the points in them that move, and the encoder sees those; else by all points.
+        slots, read: keypoints a frame, and the numbers beside its place that each reads there.
         codes, tokens, code_dim: of the codebook, codes a pair, width of a code.
+        actions: dimensions of the action, where `targets.action` asks for it.
         residual: the decoder predicts the change of the targets. targets: weights of what it predicts.
         checkpoint: recompute activations in the backward pass.
     """
@@ -49,10 +58,14 @@ class LAQConfig:
     spatial_layers: int = 4
     temporal_layers: int = 4
     decoder_layers: int = 2
-    coords: Coords = "none"
+    coords: Coords = "both"
+    motion: bool = True
+    slots: int = 16
+    read: int = 16
     codes: int = 256
     tokens: int = 4
-    code_dim: int = 32
+    code_dim: int = 2
+    actions: int = 0
     residual: bool = True
     targets: TargetConfig = field(default_factory=TargetConfig)
     checkpoint: bool = False
@@ -78,46 +91,54 @@ class LatentActions(Batch):
 
 
 class FrameEncoder(nn.Module):
-    """What a frame is: its points (or pixels) onto the grid, then the spatial encoder; FrameBatch → [B,Q,D]."""
+    """What a frame is: its points (or pixels) onto the grid, then the spatial encoder; FrameBatch → Scene of [B,Q]."""
+
+    places: Tensor
 
     def __init__(self, config: LAQConfig) -> None:
         super().__init__()
         shared = config.shared()
+        points = config.vision == "points"
         self.vision: SparseToDense | PatchEncoder = (
             SparseToDense(S2DConfig(channels=config.channels, layers=config.s2d_layers, coords=config.coords, **shared))
-            if config.vision == "points"
+            if points
             else PatchEncoder(PatchConfig(layers=config.s2d_layers, **shared))
         )
+        self.motion = nn.Linear(CELLS_WIDTH, config.dim) if config.motion else None
         self.spatial = SpatialEncoder(SpatialConfig(channels=config.dim, layers=config.spatial_layers, **shared))
-        self.columns = ("tokens",) if config.vision == "points" else ("rgb",)
+        self.register_buffer("places", _cell_places(), persistent=False)
+        self.columns: tuple[str, ...] = ("tokens",) if points else ("rgb",)
+        if config.motion:
+            self.columns += (CELLS_COLUMN,)
+        elif points:
+            self.columns += ("cells",)
 
-    def forward(self, frames: FrameBatch) -> Tensor:
-        """[B,Q,D]."""
+    def forward(self, frames: FrameBatch) -> Scene:
+        """Features of the cells, how much counts in each, and where it is."""
         if isinstance(self.vision, PatchEncoder):
             dense = self.vision(frames.need_pixels())
         else:
             dense = self.vision(frames.need_tokens())
-        out: Tensor = self.spatial(dense)
-        return out
+        dense = dense.flatten(1, -2)
+        if self.motion is not None:
+            cells = frames.extra[CELLS_NAME].float()
+            weight, coord = cells[..., 0], cells[..., 1:]
+            dense = dense + self.motion(torch.cat([weight[..., None], weight[..., None] * coord], dim=-1))
+        elif isinstance(self.vision, SparseToDense):
+            tokens, triplets = frames.need_tokens(), frames.need_cells()
+            weight = points_of_cells(triplets)
+            weight, coord = weight / weight.sum(1, keepdim=True), raster_coords(tokens, triplets)
+        else:
+            weight = torch.ones(dense.shape[:2], device=dense.device)
+            coord = self.places.expand(len(dense), -1, -1)
+        return Scene(feat=self.spatial(dense), weight=weight, coord=coord)
 
 
-class Bottleneck(nn.Module):
-    """K learned queries that cross-attend to what changed, each down to a code's width: [B,Q,D] → [B,K,L]."""
-
-    def __init__(self, dim: int, heads: int, tokens: int, code_dim: int) -> None:
-        super().__init__()
-        self.queries = nn.Parameter(torch.randn(1, tokens, dim) * 0.02)
-        self.norm = nn.LayerNorm(dim)
-        self.attention = Attention(dim, heads)
-        self.norm_out = nn.LayerNorm(dim)
-        self.down = nn.Linear(dim, code_dim)
-
-    def forward(self, change_BQD: Tensor) -> Tensor:
-        """[B,K,L]."""
-        queries = self.queries.expand(len(change_BQD), -1, -1)
-        pooled = queries + self.attention(queries, self.norm(change_BQD))
-        out: Tensor = self.down(self.norm_out(pooled))
-        return out
+def _cell_places() -> Tensor:
+    """Where a cell is in the picture, f4 [Q,3]: right and down in [-1, 1], and 0."""
+    axis = torch.linspace(-1, 1, GRID)
+    row, column = torch.meshgrid(axis, axis, indexing="ij")
+    return torch.stack([column, row, torch.zeros_like(row)], dim=-1).flatten(0, 1)
 
 
 class LatentActionModel(nn.Module):
@@ -133,11 +154,18 @@ class LatentActionModel(nn.Module):
         self.config = config
         shared = config.shared()
         self.features = Standardise(config.channels)
+        self.change = nn.ModuleDict(
+            {STATISTICS_NAME: Standardise(STATISTICS_WIDTH), ACTION_NAME: Standardise(config.actions)}
+        )
         self.encoder = FrameEncoder(config)
         self.temporal = TemporalEncoder(TemporalConfig(layers=config.temporal_layers, **shared))
-        self.bottleneck = Bottleneck(config.dim, config.heads, config.tokens, config.code_dim)
+        self.keypoints = Keypoints(
+            KeypointsConfig(
+                dim=config.dim, slots=config.slots, read=config.read, tokens=config.tokens, code_dim=config.code_dim
+            )
+        )
         self.quantiser = NSVQ(NSVQConfig(dim=config.code_dim, codes=config.codes, tokens=config.tokens))
-        self.targets = Targets(config.targets, config.channels)
+        self.targets = Targets(config.targets, config.channels, config.actions)
         self.decoder = Decoder(
             DecoderConfig(
                 layers=config.decoder_layers,
@@ -146,7 +174,8 @@ class LatentActionModel(nn.Module):
                 residual=config.residual,
                 **shared,
             ),
-            self.targets.widths,
+            cells=self.targets.cell_widths,
+            whole=self.targets.whole_widths,
         )
         self.columns = tuple(sorted({*self.encoder.columns, *self.targets.columns}))
 
@@ -200,7 +229,7 @@ class LatentActionModel(nn.Module):
             )
         first = self._standardised_frames(first)
         values, _ = self.targets(first)
-        out = self.targets.output(self.decoder(self.encoder(first), values, self.quantiser.lookup(codes_BK)))
+        out = self.targets.output(self.decoder(self.encoder(first).feat, values, self.quantiser.lookup(codes_BK)))
         if "features" in out:
             out["features"] = self.features.undo(out["features"])
         return out
@@ -209,21 +238,34 @@ class LatentActionModel(nn.Module):
         return PairBatch(first=self._standardised_frames(batch.first), second=self._standardised_frames(batch.second))
 
     def _standardised_frames(self, frames: FrameBatch) -> FrameBatch:
-        """The frames with standardised features, which both the encoder and the targets see."""
+        """The frames as encoder and targets see them: standardised, whole frames by how much they change in a pair."""
+        extra = dict(frames.extra)
+        if STATISTICS_NAME in extra:
+            extra[STATISTICS_NAME] = self.change[STATISTICS_NAME](known_motion(extra[STATISTICS_NAME]))
+        if ACTION_NAME in extra and self.config.actions:
+            extra[ACTION_NAME] = self.change[ACTION_NAME](extra[ACTION_NAME])
         if "tokens" not in self.columns:
-            return frames
+            return replace(frames, extra=extra)
         tokens = frames.need_tokens()
         if tokens.feat.shape[-1] != self.config.channels:
             raise ValueError(
                 f"the tokens have {tokens.feat.shape[-1]} channels and the model was built for {self.config.channels}: "
                 "build it with the channels of the store"
             )
-        return replace(frames, tokens=tokens.with_feat(self.features(tokens.feat)))
+        return replace(frames, tokens=tokens.with_feat(self.features(tokens.feat)), extra=extra)
 
     def _latents(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """Features of the first frame [B,Q,D] and continuous latents [B,K,L]."""
         first, second = self.encoder(batch.first), self.encoder(batch.second)
-        return first, self.bottleneck(self.temporal(torch.stack([first, second], dim=1)))
+        feat, weight, coord = (
+            torch.stack([getattr(first, name), getattr(second, name)], dim=1) for name in ("feat", "weight", "coord")
+        )
+        return first.feat, self.keypoints(Scene(feat=self.temporal(feat), weight=weight, coord=coord))
+
+
+def known_motion(statistics_BS: Tensor) -> Tensor:
+    """Motion statistics with those of frames in which nothing moves as NaN: not a place, but no place."""
+    return torch.where(statistics_BS[:, :1] > 0, statistics_BS, torch.nan)
 
 
 def _distance(a_BKL: Tensor, b_BKL: Tensor) -> Tensor:
@@ -263,9 +305,9 @@ def parameter_table(model: LatentActionModel) -> list[ParameterRow]:
         ),
         ParameterRow(
             part="NSVQ",
-            parameters=parameters_of(model.bottleneck) + parameters_of(model.quantiser) + parameters_of(model.decoder),
+            parameters=parameters_of(model.keypoints) + parameters_of(model.quantiser) + parameters_of(model.decoder),
             described=12_000_000,
-            note=f"down to the codes {parameters_of(model.bottleneck):,}, codebook {parameters_of(model.quantiser):,}, "
+            note=f"down to the codes {parameters_of(model.keypoints):,}, codebook {parameters_of(model.quantiser):,}, "
             f"decoder {parameters_of(model.decoder):,}",
         ),
     ]

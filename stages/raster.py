@@ -16,9 +16,16 @@ from stages.points import unproject_pixels
 CELLS = GRID * GRID
 
 
+def points_of_cells(cells: CellBatch) -> Tensor:
+    """How many points each cell has, f4 [B,Q]."""
+    frames = len(cells.offset) - 1
+    total = torch.zeros(frames * CELLS, device=cells.cell.device)
+    return total.index_add_(0, cells.packed_cell(), cells.count.float()).view(frames, CELLS)
+
+
 def raster_features(tokens: TokenBatch, cells: CellBatch) -> tuple[Tensor, Tensor]:
     """Mean feature f4 [B,Q,C] of the points of each cell, 0 where there are none, and how many there are f4 [B,Q]."""
-    count_BQ = _points_of_cells(cells)
+    count_BQ = points_of_cells(cells)
     return _mean_of_cells(tokens.feat, tokens, cells, count_BQ), count_BQ
 
 
@@ -28,7 +35,7 @@ def raster_coords(tokens: TokenBatch, cells: CellBatch) -> Tensor:
     A token's coordinate is the mean of its whole 3D cell; `raster_points` is exact where points were read. 0 in
     empty cells.
     """
-    return _mean_of_cells(tokens.coord, tokens, cells, _points_of_cells(cells))
+    return _mean_of_cells(tokens.coord, tokens, cells, points_of_cells(cells))
 
 
 def raster_points(points: PointBatch, camera: CameraBatch, *, width: int = 224) -> tuple[Tensor, Tensor, Tensor]:
@@ -51,12 +58,6 @@ def raster_points(points: PointBatch, camera: CameraBatch, *, width: int = 224) 
     count = total[..., 6]
     mean = total[..., :6] / count.clamp_min(1)[..., None]
     return mean[..., :3], mean[..., 3:], count
-
-
-def _points_of_cells(cells: CellBatch) -> Tensor:
-    frames = len(cells.offset) - 1
-    total = torch.zeros(frames * CELLS, device=cells.cell.device)
-    return total.index_add_(0, cells.packed_cell(), cells.count.float()).view(frames, CELLS)
 
 
 def _mean_of_cells(value_TC: Tensor, tokens: TokenBatch, cells: CellBatch, count_BQ: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""From what the frames are to what changed: attention over time at every cell, then the difference.
+"""Frames of a window that see each other: attention over time at every cell.
 
 Shape legend: B pairs or windows, W frames in order of time, Q cells, D model width.
 """
@@ -13,7 +13,7 @@ from stages.layers import TransformerBlock, run
 
 @dataclass(frozen=True, kw_only=True)
 class TemporalConfig:
-    """Sizes of `TemporalEncoder`. `frames` is the longest window; 0 `layers` leave the difference alone."""
+    """Sizes of `TemporalEncoder`. `frames` is the longest window; 0 `layers` leave the frames as they are."""
 
     dim: int = 512
     layers: int = 4
@@ -24,7 +24,7 @@ class TemporalConfig:
 
 
 class TemporalEncoder(nn.Module):
-    """Frames [B,W,Q,D] → the last minus the first, after they have seen each other, [B,Q,D]."""
+    """Frames [B,W,Q,D] → the same frames after they have seen each other, [B,W,Q,D]."""
 
     def __init__(self, config: TemporalConfig) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class TemporalEncoder(nn.Module):
         )
 
     def forward(self, frames_BWQD: Tensor) -> Tensor:
-        """[B,Q,D]. ValueError for a window shorter than 2 or longer than `frames`."""
+        """[B,W,Q,D]. ValueError for a window shorter than 2 or longer than `frames`."""
         batch, window, cells, _ = frames_BWQD.shape
         if not 2 <= window <= self.config.frames:
             raise ValueError(f"a window of {window} frames, expected 2 to {self.config.frames} (TemporalConfig.frames)")
@@ -46,4 +46,4 @@ class TemporalEncoder(nn.Module):
             for block in self.blocks:
                 x = run(block, x, checkpointed=self.config.checkpoint)
             x = x.view(batch, cells, window, -1).transpose(1, 2)
-        return x[:, -1] - x[:, 0]
+        return x

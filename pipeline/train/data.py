@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from data_specs.actions import ACTION_NAME
 from data_specs.arrays import Array
 from data_specs.batches import PairBatch
 from pipeline.config import FailedError, PairsSection, TrainSection
@@ -79,14 +80,23 @@ class PairStream:
 
 
 class PairReader(Dataset[PairBatch]):
-    """Frame numbers i8 [n,2] of pairs → the pairs as one batch, images decoded."""
+    """Frame numbers i8 [n,2] of pairs → the pairs as one batch, images decoded.
 
-    def __init__(self, store: Store, columns: Sequence[str]) -> None:
-        self._store, self._columns = store, tuple(columns)
+    Actions are those of the clips `labelled` alone; NaN hides all others from whatever reads the batch.
+    """
+
+    def __init__(self, store: Store, columns: Sequence[str], labelled: Array | None = None) -> None:
+        self._store, self._columns, self._labelled = store, tuple(columns), labelled
 
     def __getitem__(self, pairs: Array) -> PairBatch:
         read = [self._store.batch(np.ascontiguousarray(side), self._columns) for side in pairs.T]
-        return pairs_with_pixels(PairBatch(first=read[0], second=read[1]))
+        batch = PairBatch(first=read[0], second=read[1])
+        if self._labelled is not None:
+            clip, _ = self._store.clip_of(pairs[:, 0])
+            hidden = torch.from_numpy(~np.isin(clip, self._labelled))
+            for side in (batch.first, batch.second):
+                side.extra[ACTION_NAME][hidden] = torch.nan
+        return pairs_with_pixels(batch)
 
 
 class PairSampler(Sampler[Array]):

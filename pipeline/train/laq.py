@@ -1,5 +1,6 @@
 """The task of `cla train laq`: pairs of a store, the latent action model, and what keeps its codes in use."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -8,18 +9,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data_specs.actions import ACTION_COLUMN, ACTION_NAME
 from data_specs.arrays import Array
 from data_specs.batches import PairBatch
+from data_specs.motion import STATISTICS_COLUMN, STATISTICS_NAME
 from pipeline.config import RequestError, TrainRecipe
 from pipeline.store.loader import Store
 from pipeline.store.motion import motion_weights
 from pipeline.store.pairs import PairIndex
 from pipeline.train.data import PairReader, PairSampler, PairStream, load_ahead
 from pipeline.train.laq_recipe import LaqRecipe
-from pipeline.train.split import split_clips
+from pipeline.train.split import hash_share, split_clips
 from pipeline.train.task import BatchPlan, Step, Task
 from stages.draw import mix_seed
-from stages.laq import LatentActionModel
+from stages.laq import LatentActionModel, known_motion
 from stages.nsvq import perplexity
 
 _INIT, _REPLACE = 1, 2
@@ -40,12 +43,15 @@ class LaqTask(Task[PairBatch]):
     recipe: LaqRecipe
 
     def __init__(self, recipe: LaqRecipe, store: Store) -> None:
-        self.recipe = recipe.with_channels(store.manifest.sizes["C"])
+        sizes = store.manifest.sizes
+        actions = sizes.get("A", 0) if recipe.model.targets.action else 0
+        self.recipe = recipe.for_store(channels=sizes["C"], actions=actions)
         self.store = store
         self._keys = store.clips["key"].to_pylist()
         self.split = split_clips(self._keys, store.clips["split"].to_pylist(), recipe.split)
         self._columns = self._columns_of_model()
-        self._reader = PairReader(store, self._columns)
+        self.labelled = self._labelled_clips() if ACTION_COLUMN in self._columns else None
+        self._reader = PairReader(store, self._columns, self.labelled)
         index = self._find_pairs()
         self.pairs = _of_clips(index, self.split.train)
         self.held_out = _some(_frames(_of_clips(index, self.split.validation)), recipe.train.validate_samples)
@@ -77,7 +83,10 @@ class LaqTask(Task[PairBatch]):
                 "geometry": manifest.geometry,
             },
             "split": self.split.record(self._keys),
-            "clips": self.split.keys(self._keys),
+            "clips": {
+                **self.split.keys(self._keys),
+                **({} if self.labelled is None else {"labelled": [self._keys[i] for i in self.labelled]}),
+            },
             "statistics": manifest.statistics or {},
         }
 
@@ -89,6 +98,10 @@ class LaqTask(Task[PairBatch]):
         pairs = [self._reader[self._stream.take(range(i * batch_size, (i + 1) * batch_size))] for i in range(batches)]
         if "tokens" in self._columns:
             model.features.set(*_feature_statistics(pairs))
+        for name, column in ((STATISTICS_NAME, STATISTICS_COLUMN), (ACTION_NAME, ACTION_COLUMN)):
+            if column in self._columns:
+                deviation = _deviation_of_change(pairs, name)
+                model.change[name].set(torch.zeros_like(deviation), deviation)
         if section.init == "random":
             return
         model.eval()
@@ -174,6 +187,12 @@ class LaqTask(Task[PairBatch]):
                 f"The store at {self.store.layout.url} has no pairs at pairs.offset={offset:g}: {error}."
             ) from None
 
+    def _labelled_clips(self) -> Array:
+        """The training clips whose actions are seen: those with the least hashes of their keys."""
+        train = sorted(self.split.train, key=lambda clip: hash_share(self._keys[clip]))
+        count = math.ceil(self.recipe.labels.fraction * len(train))
+        return np.sort(np.asarray(train[:count], dtype=np.int64))
+
     def _columns_of_model(self) -> tuple[str, ...]:
         try:
             with torch.device("meta"):
@@ -206,6 +225,18 @@ def _some(pairs: Array, most: int) -> Array:
     if len(pairs) <= most:
         return pairs
     return pairs[np.linspace(0, len(pairs) - 1, most).round().astype(np.int64)] if most else pairs[:0]
+
+
+def _deviation_of_change(pairs: list[PairBatch], name: str) -> Tensor:
+    """Root mean square f4 [d] of how much the numbers of a whole frame change in a pair, where both are known."""
+    sides = [(pair.first.extra[name], pair.second.extra[name]) for pair in pairs]
+    if name == STATISTICS_NAME:
+        sides = [(known_motion(first), known_motion(second)) for first, second in sides]
+    change = torch.cat([second.double() - first.double() for first, second in sides])
+    known = change.isfinite().all(1)
+    if not bool(known.any()):
+        return torch.ones(change.shape[1])
+    return change[known].square().mean(0).sqrt().float()
 
 
 def _feature_statistics(pairs: list[PairBatch]) -> tuple[Tensor, Tensor]:

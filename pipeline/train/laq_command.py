@@ -42,7 +42,7 @@ def run_laq(recipe: LaqRecipe, store: str, request: TrainRequest, report: Report
 def parameter_lines(recipe: LaqRecipe, store: str) -> Iterator[str]:
     """The parameters of the recipe's model by part, beside those of the system's description."""
     if store:
-        recipe = recipe.with_channels(open_store(store).manifest.sizes["C"])
+        recipe = recipe.for_store(channels=open_store(store).manifest.sizes["C"])
     with torch.device("meta"):
         rows = parameter_table(LaqTask.model_of(recipe))
     yield f"{'part':18}{'parameters':>14}{'described':>14}  note"

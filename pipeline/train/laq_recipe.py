@@ -2,21 +2,22 @@
 
 from dataclasses import replace
 
-from pipeline.config import CodebookSection, PairsSection, SplitSection, TrainRecipe, TrainSection
+from pipeline.config import CodebookSection, LabelsSection, PairsSection, SplitSection, TrainRecipe, TrainSection
 from stages.laq import LAQConfig
 
 
 class LaqRecipe(TrainRecipe):
-    """Everything that decides what `cla train laq` learns. `model.channels` follows the store."""
+    """Everything that decides what `cla train laq` learns. `model.channels` and `actions` follow the store."""
 
     pairs: PairsSection = PairsSection()
     split: SplitSection = SplitSection()
     codebook: CodebookSection = CodebookSection()
+    labels: LabelsSection = LabelsSection()
     model: LAQConfig = LAQConfig()
 
-    def with_channels(self, channels: int) -> "LaqRecipe":
-        """The recipe for a store with that many channels a token."""
-        return self.model_copy(update={"model": replace(self.model, channels=channels)})
+    def for_store(self, *, channels: int, actions: int = 0) -> "LaqRecipe":
+        """The recipe for a store with that many channels a token and dimensions of an action."""
+        return self.model_copy(update={"model": replace(self.model, channels=channels, actions=actions)})
 
 
 LAQ_RECIPES: dict[str, LaqRecipe] = {
@@ -33,19 +34,17 @@ LAQ_RECIPES: dict[str, LaqRecipe] = {
     "laq_tiny": LaqRecipe(
         name="laq_tiny",
         train=TrainSection(
-            steps=6000, batch=32, lr=5e-4, warmup=200, workers=1, validate_every=500, validate_samples=512
+            steps=6000, batch=16, lr=2e-3, warmup=200, workers=1, validate_every=500, validate_samples=512
         ),
-        pairs=PairsSection(offset=0.5),
+        pairs=PairsSection(offset=1.0),
         model=LAQConfig(
-            dim=96,
+            dim=64,
             heads=4,
-            hidden=192,
+            hidden=128,
             s2d_layers=1,
             spatial_layers=1,
-            temporal_layers=1,
-            decoder_layers=2,
-            coords="both",
-            code_dim=16,
+            temporal_layers=0,
+            decoder_layers=1,
         ),
     ),
 }

@@ -49,7 +49,7 @@ def split_clips(keys: Sequence[str], splits: Sequence[str], section: SplitSectio
     train, validation = np.isin(names, _TRAIN), np.isin(names, _VALIDATION)
     rule = "the store's splits"
     if not (train.any() and validation.any()):
-        place = np.array([_hash_share(key) for key in keys])
+        place = np.array([hash_share(key) for key in keys])
         usable = ~np.isin(names, _NEVER)
         validation = usable & (place < section.validation)
         if section.validation > 0 and usable.sum() > 1 and not validation.any():
@@ -62,6 +62,6 @@ def split_clips(keys: Sequence[str], splits: Sequence[str], section: SplitSectio
     return Split(train=np.flatnonzero(train), validation=np.flatnonzero(validation), rule=rule)
 
 
-def _hash_share(key: str) -> float:
+def hash_share(key: str) -> float:
     """A number in [0, 1) from a key, the same everywhere and always."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2.0**64

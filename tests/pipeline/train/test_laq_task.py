@@ -141,7 +141,7 @@ def test_a_run_says_what_it_is_made_from(store: Store, trained: Path) -> None:
     assert run.store["models"][0]["role"] == "vggt"
     assert run.split["rule"] == "the store's splits" and (run.split["train"], run.split["validation"]) == (6, 2)
     assert json.loads((trained / "split.json").read_text())["validation"] == ["k3", "k7"]
-    assert run.typed_recipe == small_recipe().with_channels(16)
+    assert run.typed_recipe == small_recipe().for_store(channels=16)
     assert {"torch", "concerto-laq"} <= set(run.record.versions)
 
 
