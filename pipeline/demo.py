@@ -23,9 +23,8 @@ SHOWN = ("WARNING", "content", "size", "tokens", "rejected", "verified", "digest
 def run_demo(out: Path, *, clips: int) -> Iterator[str]:
     """Record, extract, verify and show, twice; yields what it did, line by line.
 
-    `video` is the way of the mission: RGB video alone, geometry from VGGT. There are no trained weights of the tiny
-    size, so its geometry is that of a random network. `depth` takes the simulator's depth and camera instead, so that
-    its clouds are those of the scene.
+    `video` is the way of the mission: RGB video alone, geometry from a VGGT of the tiny size that was trained on this
+    world. `depth` takes the simulator's depth and camera instead, so that its clouds are those of the scene.
     """
     start = time.perf_counter()
     _make_room(out)
@@ -60,7 +59,7 @@ def run_demo(out: Path, *, clips: int) -> Iterator[str]:
     yield ""
     yield f"Done in {time.perf_counter() - start:.0f} s. Open these pages in a browser:"
     yield f"  {(out / 'depth.html').resolve()}   clouds from the simulator's depth"
-    yield f"  {(out / 'video.html').resolve()}   clouds from RGB video through VGGT tiny with random weights"
+    yield f"  {(out / 'video.html').resolve()}   clouds from RGB video through VGGT tiny"
 
 
 def _make_room(out: Path) -> None:

@@ -29,13 +29,12 @@ EXTRACT: dict[str, ExtractRecipe] = {
         concerto=ConcertoSection(model="small", weights="random:0"),
         store=StoreSection(shard_mb=64.0),
     ),
-    # For a CPU, the demo and the tests: models of a size that nobody released, with weights of ours where we have
-    # trained some (pipeline/weights); random ones say so.
+    # For a CPU, the demo and the tests: models of a size that nobody released, with weights of ours (pipeline/weights).
     "tiny": ExtractRecipe(
         name="tiny",
         frames=FrameSampling(max=8),
         geometry=GeometrySection(source="vggt_window", window=8),
-        vggt=VggtSection(model="tiny", weights="random:0"),
+        vggt=VggtSection(model="tiny", weights="builtin"),
         concerto=ConcertoSection(model="tiny", weights="builtin"),
         store=StoreSection(shard_mb=4.0),
     ),

@@ -4,7 +4,7 @@ A sample is one group of windows with `GROUP` frames together: eight single fram
 or one window of eight. So the model learns from frames on their own and from windows, at the same cost a step.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipeline.config import Config, TrainRecipe, TrainSection
 from pipeline.train.checkpoint import RunFolder, load_weights
-from pipeline.train.frozen.filming import SIDE, Film, film
+from pipeline.train.frozen.filming import SIDE, WAYS, Film, Way, film, way_of
 from pipeline.train.frozen.geometry_loss import camera_loss, depth_loss
 from pipeline.train.frozen.shipping import write_weights
 from pipeline.train.frozen.windows import Windows, shrink, stack, window
@@ -27,12 +27,14 @@ from stages.vggt import VGGT, VGGT_TINY, VGGTConfig, init_random
 GROUP = 8
 LENGTHS = (1, 2, 4, 8)
 """Of windows, frames."""
-SHARES = (0.35, 0.15, 0.2, 0.3)
+SHARES = (0.45, 0.15, 0.15, 0.25)
 """Of the groups, by length of their windows."""
+CAST: dict[Way, float] = {"standing": 0.55, "roaming": 0.35, "wrist": 0.1}
+"""Of the windows, by how their film was made: mostly what will be extracted, and enough else to hold in general."""
 DENSE = {1: 1, 2: 2, 4: 2, 8: 3}
 """Frames of a window whose depth is learnt at a step, by its length: the dense head is most of the work."""
 _REVERSED = 0.3
-_VALIDATION_EVERY = 10
+_HELD_OUT_EVERY = 10
 
 
 class FilmsSection(Config):
@@ -41,7 +43,7 @@ class FilmsSection(Config):
     Evaluations take seeds below 1000.
     """
 
-    count: int = Field(default=450, ge=_VALIDATION_EVERY)
+    count: int = Field(default=450, ge=2 * len(WAYS))
     seed: int = Field(default=1000, ge=1000)
     side: int = Field(default=SIDE, ge=28)
 
@@ -53,11 +55,11 @@ class VggtRecipe(TrainRecipe):
     films: FilmsSection = FilmsSection()
     camera_weight: float = Field(default=10.0, ge=0)
     small_side: int = Field(default=112, ge=14)
-    small_until: float = Field(default=0.45, ge=0, le=1)
+    small_until: float = Field(default=0.5, ge=0, le=1)
     train: TrainSection = TrainSection(
-        steps=1900,
+        steps=2000,
         batch=1,
-        lr=1.5e-3,
+        lr=2e-3,
         lr_final=0.02,
         warmup=60,
         weight_decay=0.05,
@@ -65,7 +67,7 @@ class VggtRecipe(TrainRecipe):
         ema=0.99,
         workers=1,
         log_every=25,
-        validate_every=475,
+        validate_every=500,
         validate_samples=10,
     )
 
@@ -105,8 +107,10 @@ class GroupBatch:
 class Groups(Dataset[GroupBatch]):
     """Item `range` is the batch of these places of the training stream; a place gives the same group every time."""
 
-    def __init__(self, films: Sequence[Path], recipe: VggtRecipe) -> None:
-        self._films, self._recipe = list(films), recipe
+    def __init__(self, films: Mapping[Way, Sequence[Path]], recipe: VggtRecipe) -> None:
+        self._films, self._recipe = films, recipe
+        shares = np.array([CAST[way] for way in films])
+        self._ways, self._shares = list(films), shares / shares.sum()
 
     def __getitem__(self, places: range) -> GroupBatch:
         return GroupBatch(groups=tuple(self.group(place) for place in places))
@@ -118,7 +122,8 @@ class Groups(Dataset[GroupBatch]):
         length = LENGTHS[rng.choice(len(LENGTHS), p=SHARES)]
         windows, names = [], []
         for _ in range(GROUP // length):
-            path = self._films[rng.integers(len(self._films))]
+            films = self._films[self._ways[rng.choice(len(self._ways), p=self._shares)]]
+            path = films[rng.integers(len(films))]
             reel = Film.load(path)
             windows.append(window(reel, _choose(len(reel.rgb), length, rng), rng))
             names.append(path.stem)
@@ -144,9 +149,14 @@ class VggtTask(Task[GroupBatch]):
 
     def __init__(self, recipe: VggtRecipe, films: Path) -> None:
         self.recipe: VggtRecipe = recipe
-        paths = [film_path(films, index) for index in range(recipe.films.count)]
-        self._held_out = paths[_VALIDATION_EVERY - 1 :: _VALIDATION_EVERY]
-        self._train = [path for path in paths if path not in set(self._held_out)]
+        self._held_out: list[Path] = []
+        self._train: dict[Way, list[Path]] = {}
+        for index, path in enumerate(film_path(films, index) for index in range(recipe.films.count)):
+            # a whole round of the ways of filming at a time: every way is held out as often as it is learnt from
+            if index // len(WAYS) % _HELD_OUT_EVERY == 0:
+                self._held_out.append(path)
+            else:
+                self._train.setdefault(way_of(index), []).append(path)
 
     @classmethod
     def model_of(cls, recipe: VggtRecipe) -> VGGT:
