@@ -5,6 +5,7 @@ stream without talking. The sampler decides everything; loader processes only re
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from pipeline.store.views import as_is
 from pipeline.train.signals import ignore_stop_signals
 from pipeline.train.task import BatchPlan
 from stages.draw import mix_seed
+
+BatchT = TypeVar("BatchT")
 
 
 class PairStream:
@@ -109,16 +112,16 @@ class PairSampler(Sampler[Array]):
         return map(self._stream.take, self._plan)
 
 
-def load_ahead(reader: PairReader, pairs: Iterable[Array], section: TrainSection) -> Iterator[PairBatch]:
-    """The batches of `pairs`, read ahead by `section.workers` processes; in this one when there are none.
+def load_ahead(reader: Dataset[BatchT], items: Iterable[Any], section: TrainSection) -> Iterator[BatchT]:
+    """The batches that `reader` makes of `items`, read ahead by `section.workers` processes, by this one if none.
 
     Raises FailedError when a loader process dies.
     """
     workers = section.workers
-    loader: DataLoader[PairBatch] = DataLoader(
+    loader: DataLoader[BatchT] = DataLoader(
         reader,
         batch_size=None,
-        sampler=pairs,
+        sampler=items,
         collate_fn=as_is,
         num_workers=workers,
         prefetch_factor=section.prefetch if workers else None,

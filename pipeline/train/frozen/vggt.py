@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from pipeline.config import Config, TrainRecipe, TrainSection
 from pipeline.train.checkpoint import RunFolder, load_weights
+from pipeline.train.data import load_ahead
 from pipeline.train.frozen.filming import SIDE, WAYS, Film, Way, film, way_of
 from pipeline.train.frozen.geometry_loss import camera_loss, depth_loss
 from pipeline.train.frozen.shipping import write_weights
@@ -123,7 +124,7 @@ class Groups(Dataset[GroupBatch]):
         windows, names = [], []
         for _ in range(GROUP // length):
             films = self._films[self._ways[rng.choice(len(self._ways), p=self._shares)]]
-            path = films[rng.integers(len(films))]
+            path = films[int(rng.integers(len(films)))]
             reel = Film.load(path)
             windows.append(window(reel, _choose(len(reel.rgb), length, rng), rng))
             names.append(path.stem)
@@ -167,15 +168,7 @@ class VggtTask(Task[GroupBatch]):
 
     def batches(self, plan: BatchPlan) -> Iterator[GroupBatch]:
         """Groups drawn at random, the small ones first."""
-        workers = self.recipe.train.workers
-        loader: DataLoader[GroupBatch] = DataLoader(
-            Groups(self._train, self.recipe),
-            batch_size=None,
-            sampler=plan,
-            num_workers=workers,
-            prefetch_factor=self.recipe.train.prefetch if workers else None,
-        )
-        return iter(loader)
+        return load_ahead(Groups(self._train, self.recipe), plan, self.recipe.train)
 
     def validation_batches(self, rank: int, world: int) -> Iterable[GroupBatch]:
         """Held-out films as they are, each as one window and its middle frame as another."""

@@ -127,5 +127,6 @@ def shrink(windows: Windows, side: int) -> Windows:
     factor, rest = divmod(windows.depth.shape[-1], side)
     if rest:
         raise ValueError(f"windows of {windows.depth.shape[-1]} pixels cannot be shrunk to {side}: name a divisor")
-    images = F.avg_pool2d(windows.images.flatten(0, 1), factor).unflatten(0, windows.images.shape[:2])
+    pooled = F.avg_pool2d(windows.images.flatten(0, 1), factor)
+    images = pooled.view(*windows.images.shape[:3], side, side)
     return replace(windows, images=images, depth=windows.depth[..., factor // 2 :: factor, factor // 2 :: factor])
