@@ -5,7 +5,7 @@ stream without talking. The sampler decides everything; loader processes only re
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
