@@ -293,9 +293,13 @@ def parameter_table(model: LatentActionModel) -> list[ParameterRow]:
             part="S2D" if points else "patch encoder",
             parameters=parameters_of(model.encoder.vision),
             described=4_200_000 if points else None,
-            note="two layers of {cross-attention, FFN 512→2048→512} are 6.3M, and the queries 0.1M" if points else "",
+            note="two layers of {cross-attention, FFN 512→2048→512} are 6.3M, the rest 0.1M to 0.4M" if points else "",
         ),
-        ParameterRow(part="projection", parameters=parameters_of(spatial.projection), described=500_000),
+        ParameterRow(
+            part="projection",
+            parameters=parameters_of(spatial.projection) + parameters_of(model.encoder.motion),
+            described=500_000,
+        ),
         ParameterRow(
             part="spatial encoder",
             parameters=encoders,
