@@ -22,7 +22,7 @@ PARTS: tuple[tuple[str, int], ...] = (
     ("spread", 6),  # signed roots of their covariance xx, xy, xz, yy, yz, zz, normalised units
     ("low_mean", 3),  # the same of the lowest fifth of them: the fingers of a hand over a table
     ("low_spread", 6),
-    ("low_heading", 2),  # sine and cosine of twice the angle of the lowest fifth's long axis in the x, y plane
+    ("heading", 2),  # angles, seen from above, of two slices over the lowest point; continuous over the clip
 )
 """Parts of the statistics with their widths, in order."""
 

@@ -41,7 +41,7 @@ EXTRACT: dict[str, ExtractRecipe] = {
 }
 
 
-LAQ = ("laq_full", "laq_tiny")
+LAQ = ("laq_full", "laq_tiny", "laq_tiny_labels")
 """Names of the recipes of `cla train laq`; `pipeline.train.laq_recipe` has them, with the model's config, and torch."""
 
 

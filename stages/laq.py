@@ -15,7 +15,14 @@ from torch import Tensor, nn
 
 from data_specs.actions import ACTION_NAME
 from data_specs.batches import Batch, FrameBatch, PairBatch
-from data_specs.motion import CELLS_COLUMN, CELLS_NAME, CELLS_WIDTH, STATISTICS_NAME, STATISTICS_WIDTH
+from data_specs.motion import (
+    CELLS_COLUMN,
+    CELLS_NAME,
+    CELLS_WIDTH,
+    STATISTICS_COLUMN,
+    STATISTICS_NAME,
+    STATISTICS_WIDTH,
+)
 from data_specs.shards import GRID
 from stages.decoder import Decoder, DecoderConfig
 from stages.draw import Draw
@@ -41,7 +48,8 @@ class LAQConfig:
         channels: of the store's tokens. dim, heads, hidden: width, heads and FFN width of all transformers.
         s2d_layers, spatial_layers, temporal_layers, decoder_layers: blocks of each part.
         coords: where S2D takes the tokens' coordinates: none, keys, or both (keys and values).
-        motion: keypoints weigh cells by the points in them that move, and the encoder sees those; else by all points.
+        motion: the encoder sees what moves in 3D (`data_specs.motion`), and keypoints weigh cells by it; else by all
+            points, and only the scene itself is seen.
         slots, read: keypoints a frame, and the numbers beside its place that each reads there.
         codes, tokens, code_dim: of the codebook, codes a pair, width of a code.
         actions: dimensions of the action, where `targets.action` asks for it.
@@ -109,7 +117,7 @@ class FrameEncoder(nn.Module):
         self.register_buffer("places", _cell_places(), persistent=False)
         self.columns: tuple[str, ...] = ("tokens",) if points else ("rgb",)
         if config.motion:
-            self.columns += (CELLS_COLUMN,)
+            self.columns += (CELLS_COLUMN, STATISTICS_COLUMN)
         elif points:
             self.columns += ("cells",)
 
@@ -120,7 +128,9 @@ class FrameEncoder(nn.Module):
         else:
             dense = self.vision(frames.need_tokens())
         dense = dense.flatten(1, -2)
+        statistics = dense.new_zeros(len(dense), 0)
         if self.motion is not None:
+            statistics = frames.extra[STATISTICS_NAME]
             cells = frames.extra[CELLS_NAME].float()
             weight, coord = cells[..., 0], cells[..., 1:]
             dense = dense + self.motion(torch.cat([weight[..., None], weight[..., None] * coord], dim=-1))
@@ -131,7 +141,7 @@ class FrameEncoder(nn.Module):
         else:
             weight = torch.ones(dense.shape[:2], device=dense.device)
             coord = self.places.expand(len(dense), -1, -1)
-        return Scene(feat=self.spatial(dense), weight=weight, coord=coord)
+        return Scene(feat=self.spatial(dense), weight=weight, coord=coord, statistics=statistics)
 
 
 def _cell_places() -> Tensor:
@@ -161,7 +171,12 @@ class LatentActionModel(nn.Module):
         self.temporal = TemporalEncoder(TemporalConfig(layers=config.temporal_layers, **shared))
         self.keypoints = Keypoints(
             KeypointsConfig(
-                dim=config.dim, slots=config.slots, read=config.read, tokens=config.tokens, code_dim=config.code_dim
+                dim=config.dim,
+                slots=config.slots,
+                read=config.read,
+                statistics=STATISTICS_WIDTH if config.motion else 0,
+                tokens=config.tokens,
+                code_dim=config.code_dim,
             )
         )
         self.quantiser = NSVQ(NSVQConfig(dim=config.code_dim, codes=config.codes, tokens=config.tokens))
@@ -257,10 +272,8 @@ class LatentActionModel(nn.Module):
     def _latents(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """Features of the first frame [B,Q,D] and continuous latents [B,K,L]."""
         first, second = self.encoder(batch.first), self.encoder(batch.second)
-        feat, weight, coord = (
-            torch.stack([getattr(first, name), getattr(second, name)], dim=1) for name in ("feat", "weight", "coord")
-        )
-        return first.feat, self.keypoints(Scene(feat=self.temporal(feat), weight=weight, coord=coord))
+        scenes = Scene.stack([first, second])
+        return first.feat, self.keypoints(replace(scenes, feat=self.temporal(scenes.feat)))
 
 
 def known_motion(statistics_BS: Tensor) -> Tensor:

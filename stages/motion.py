@@ -6,6 +6,7 @@ moving camera it is the free-space test of space carving (Kutulakos and Seitz 20
 other frame, and if that frame's ray goes on behind it, the place was empty then, so whatever is there now has moved.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -19,6 +20,13 @@ LEAST = 16
 """Moving points under which a frame has no statistics (all zero): so few are noise."""
 
 _LOW = 0.2
+_SLICES = ((0.02, 0.06), (0.06, 0.12))
+"""Heights over the lowest moving point, normalised space, between which a heading is taken: fingers, and the palm."""
+
+_REACH = 0.11
+"""How far from the lowest points, seen from above, a slice reaches: a hand, and not the arm."""
+
+_HEADING = STATISTICS_WIDTH - len(_SLICES)
 
 
 def moving_points(
@@ -73,8 +81,9 @@ def motion_cells(coord_n3: Tensor, pixel_n: Tensor, moving_n: Tensor, size: int)
 def motion_statistics(coord_n3: Tensor, area_n: Tensor, moving_n: Tensor) -> Tensor:
     """`data_specs.motion.PARTS` of the points that move, f4 [21]; all zero for fewer than `LEAST` of them.
 
-    `area_n` is the surface that a point stands for, up to a factor (depth squared: a pixel sees more of what is far
-    away), so that the mean is that of the surface and not of the picture.
+    A heading is in (-pi/2, pi/2], and NaN where too few points are in its slice: see `unwrap_headings`. `area_n` is the
+    surface that a point stands for, up to a factor (depth squared: a pixel sees more of what is far away), so that the
+    mean is that of the surface and not of the picture.
     """
     if int(moving_n.sum()) < LEAST:
         return coord_n3.new_zeros(STATISTICS_WIDTH).float()
@@ -82,18 +91,43 @@ def motion_statistics(coord_n3: Tensor, area_n: Tensor, moving_n: Tensor) -> Ten
     low = points[:, 2] <= points[:, 2].quantile(_LOW)
     mean, covariance = _moments(points, area)
     low_mean, low_covariance = _moments(points[low], area[low])
-    angle = torch.atan2(2 * low_covariance[0, 1], low_covariance[0, 0] - low_covariance[1, 1])
-    return torch.cat(
-        [
-            moving_n.double().mean()[None],
-            mean,
-            _spread(covariance),
-            low_mean,
-            _spread(low_covariance),
-            angle.sin()[None],
-            angle.cos()[None],
-        ]
-    ).float()
+    share = moving_n.double().mean()[None]
+    parts = [share, mean, _spread(covariance), low_mean, _spread(low_covariance), _headings(points)]
+    return torch.cat(parts).float()
+
+
+def unwrap_headings(statistics_FS: Tensor) -> Tensor:
+    """The statistics of a clip with headings that are continuous over its frames, f4 [F,21].
+
+    An axis has no front: its angle is known up to half turns, which are chosen so that it turns by less than a quarter
+    between frames. A frame without a heading keeps the last one (the first known, at the start), so that it does not
+    turn; a clip that never has one gets 0.
+    """
+    out = statistics_FS.clone()
+    for column in range(_HEADING, STATISTICS_WIDTH):
+        known = [angle for angle in statistics_FS[:, column].tolist() if not math.isnan(angle)]
+        last = known[0] if known else 0.0
+        for frame, angle in enumerate(statistics_FS[:, column].tolist()):
+            if not math.isnan(angle):
+                last = angle + math.pi * round((last - angle) / math.pi)
+            out[frame, column] = last
+    return out
+
+
+def _headings(points_n3: Tensor) -> Tensor:
+    """Angle of the long axis of each slice in the x, y plane; NaN for fewer than 8 points."""
+    lowest = points_n3[:, 2].quantile(0.02)
+    tip = points_n3[points_n3[:, 2] < lowest + _SLICES[0][0]][:, :2].median(0).values
+    near = torch.linalg.vector_norm(points_n3[:, :2] - tip, dim=1) < _REACH
+    angles = []
+    for low, high in _SLICES:
+        mine = points_n3[near & (points_n3[:, 2] >= lowest + low) & (points_n3[:, 2] < lowest + high), :2]
+        if len(mine) < LEAST // 2:
+            angles.append(points_n3.new_tensor(torch.nan))
+            continue
+        xx, xy, _, yy = torch.cov(mine.T).flatten()
+        angles.append(0.5 * torch.atan2(2 * xy, xx - yy))
+    return torch.stack(angles)
 
 
 def _moments(points_n3: Tensor, weight_n: Tensor) -> tuple[Tensor, Tensor]:

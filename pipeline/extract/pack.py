@@ -16,7 +16,7 @@ from data_specs.motion import CELLS_NAME, STATISTICS_NAME
 from data_specs.records import Cells, Images, Points, Tokens, exclusive_sum
 from data_specs.shards import GRID
 from pipeline.extract.geometry import Geometry
-from stages.motion import motion_cells, motion_statistics, moving_points
+from stages.motion import motion_cells, motion_statistics, moving_points, unwrap_headings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ def pack_motion(frames: list[FramePoints], xyz_FHW3: Tensor, geometry: Geometry,
     pairs = list(zip(frames, moving, strict=True))
     cells = torch.stack([motion_cells(frame.coord, frame.pixel, mask, size) for frame, mask in pairs])
     statistics = torch.stack([motion_statistics(frame.coord, frame.depth.square(), mask) for frame, mask in pairs])
-    return {CELLS_NAME: _numpy(cells.half()), STATISTICS_NAME: _numpy(statistics)}
+    return {CELLS_NAME: _numpy(cells.half()), STATISTICS_NAME: _numpy(unwrap_headings(statistics))}
 
 
 def pack_points(rgb_FHW3: Array, frames: list[FramePoints], slots: int) -> tuple[Points, Array, Array]:

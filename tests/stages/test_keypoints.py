@@ -9,7 +9,7 @@ from stages.keypoints import Keypoints, KeypointsConfig, Scene
 
 def keypoints() -> Keypoints:
     torch.manual_seed(0)
-    return Keypoints(KeypointsConfig(dim=8, slots=3, read=2, tokens=4, code_dim=2))
+    return Keypoints(KeypointsConfig(dim=8, slots=3, read=2, statistics=6, tokens=4, code_dim=2))
 
 
 def scene(frames: int = 2, seed: int = 0) -> Scene:
@@ -18,6 +18,7 @@ def scene(frames: int = 2, seed: int = 0) -> Scene:
         feat=torch.randn(5, frames, 196, 8, generator=generator),
         weight=torch.rand(5, frames, 196, generator=generator),
         coord=torch.rand(5, frames, 196, 3, generator=generator),
+        statistics=torch.randn(5, frames, 6, generator=generator),
     )
 
 
@@ -41,7 +42,7 @@ def test_back_is_the_opposite_of_there_and_two_steps_are_their_sum() -> None:
 
     def latent(first: int, last: int) -> torch.Tensor:
         pick = [first, last]
-        return model(Scene(feat=frames.feat[:, pick], weight=frames.weight[:, pick], coord=frames.coord[:, pick]))
+        return model(Scene(**{name: value[:, pick] for name, value in vars(frames).items()}))
 
     torch.testing.assert_close(latent(1, 0), -latent(0, 1))
     torch.testing.assert_close(latent(0, 1) + latent(1, 2), latent(0, 2), atol=1e-5, rtol=1e-5)
@@ -54,3 +55,10 @@ def test_a_frame_in_which_nothing_moves_has_finite_keypoints_and_gradients() -> 
     out.square().sum().backward()
     assert out.isfinite().all()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_unknown_statistics_have_not_changed() -> None:
+    model, frames = keypoints(), scene()
+    unknown, same = frames.statistics.clone(), frames.statistics.clone()
+    unknown[:, 0], same[:, 0] = torch.nan, same[:, 1]
+    torch.testing.assert_close(model(replace(frames, statistics=unknown)), model(replace(frames, statistics=same)))

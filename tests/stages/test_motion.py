@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from data_specs.motion import PARTS, STATISTICS_WIDTH
-from stages.motion import motion_cells, motion_statistics, moving_points
+from stages.motion import motion_cells, motion_statistics, moving_points, unwrap_headings
 
 SIZE = 56
 FOCAL = 60.0
@@ -87,8 +87,29 @@ def test_statistics_follow_a_shift_and_a_turn() -> None:
     torch.testing.assert_close(shifted["low_mean"] - parts["low_mean"], torch.full((3,), 0.3))
     torch.testing.assert_close(shifted["spread"], parts["spread"], atol=1e-5, rtol=0)
     assert parts["spread"][[0, 3, 5]].tolist() == pytest.approx([0.2, 0.05, 0.1], rel=0.1)
-    sine, cosine = parts["low_heading"].tolist()
-    assert abs(math.atan2(sine, cosine)) < 0.3  # the long axis is x
+
+
+@pytest.mark.parametrize("angle", [-1.2, 0.0, 0.7])
+def test_the_heading_is_that_of_the_long_axis_over_the_lowest_points(angle: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    bar = (torch.rand(400, 3, generator=generator) - 0.5) * torch.tensor([0.16, 0.03, 0.04]) + torch.tensor(
+        [0, 0, 0.09]
+    )
+    finger = (torch.rand(100, 3, generator=generator) - 0.5) * torch.tensor([0.01, 0.01, 0.02])
+    cosine, sine = math.cos(angle), math.sin(angle)
+    turned = torch.cat([bar, finger]) @ torch.tensor([[cosine, sine, 0.0], [-sine, cosine, 0.0], [0.0, 0.0, 1.0]])
+    statistics = motion_statistics(turned, torch.ones(500), torch.ones(500, dtype=torch.bool))
+    assert statistics[-1].item() == pytest.approx(angle, abs=0.05)
+    assert math.isnan(statistics[-2])  # nothing is between finger and bar
+
+
+def test_headings_go_on_over_half_turns_and_gaps() -> None:
+    statistics = torch.zeros(5, STATISTICS_WIDTH)
+    statistics[:, -1] = torch.tensor([torch.nan, 1.4, -1.5, torch.nan, -1.2])
+    statistics[:, -2] = torch.nan
+    unwrapped = unwrap_headings(statistics)
+    assert unwrapped[:, -1].tolist() == pytest.approx([1.4, 1.4, math.pi - 1.5, math.pi - 1.5, math.pi - 1.2])
+    assert not unwrapped[:, :-1].any()
 
 
 def test_a_frame_in_which_hardly_anything_moves_has_no_statistics() -> None:
