@@ -183,7 +183,7 @@ class CodebookSection(Config):
 
 
 class LabelsSection(Config):
-    """How much supervision: the `fraction` of the training clips whose actions are seen, where a target asks for them."""
+    """Supervision: the `fraction` of the training clips whose actions are seen, where a target asks for them."""
 
     fraction: float = Field(default=0.05, gt=0, le=1)
 

@@ -76,7 +76,7 @@ class Keypoints(nn.Module):
         statistics = scenes.statistics.float()
         change = torch.cat([places[:, -1] - places[:, 0], (statistics[:, -1] - statistics[:, 0]).nan_to_num()], dim=-1)
         latent: Tensor = self.down(change)
-        return latent.unflatten(-1, (self.config.tokens, self.config.code_dim))
+        return latent.reshape(len(latent), self.config.tokens, self.config.code_dim)
 
     def of_frames(self, scenes: Scene) -> Tensor:
         """Keypoints of every frame with what the slots read there, f4 [...,S*(3+E)]."""

@@ -23,6 +23,7 @@ from pipeline.train.split import hash_share, split_clips
 from pipeline.train.task import BatchPlan, Step, Task
 from stages.draw import mix_seed
 from stages.laq import LatentActionModel, known_motion
+from stages.layers import Standardise
 from stages.nsvq import perplexity
 
 _INIT, _REPLACE = 1, 2
@@ -101,7 +102,9 @@ class LaqTask(Task[PairBatch]):
         for name, column in ((STATISTICS_NAME, STATISTICS_COLUMN), (ACTION_NAME, ACTION_COLUMN)):
             if column in self._columns:
                 deviation = _deviation_of_change(pairs, name)
-                model.change[name].set(torch.zeros_like(deviation), deviation)
+                change = model.change[name]
+                assert isinstance(change, Standardise)
+                change.set(torch.zeros_like(deviation), deviation)
         if section.init == "random":
             return
         model.eval()
