@@ -16,14 +16,16 @@ coordinate of those (0 where there are none). `STATISTICS_COLUMN` f4 [F, 21]: `P
 CELLS_WIDTH = 4
 CELLS = GRID * GRID
 
-PARTS: tuple[tuple[str, int], ...] = (
-    ("share", 1),  # of the frame's points that move
-    ("mean", 3),  # their mean coordinate, normalised space
-    ("spread", 6),  # signed roots of their covariance xx, xy, xz, yy, yz, zz, normalised units
-    ("low_mean", 3),  # the same of the lowest fifth of them: the fingers of a hand over a table
-    ("low_spread", 6),
-    ("heading", 2),  # angles, seen from above, of two slices over the lowest point; continuous over the clip
+PARTS: tuple[tuple[str, int, float], ...] = (
+    ("share", 1, 0.5),  # of the frame's points that move
+    ("mean", 3, 1.0),  # their mean coordinate, normalised space
+    ("spread", 6, 0.5),  # signed roots of their covariance xx, xy, xz, yy, yz, zz, normalised units
+    ("low_mean", 3, 1.0),  # the same of the lowest fifth of them: the fingers of a hand over a table
+    ("low_spread", 6, 0.5),
+    ("heading", 2, 1.0),  # angles, seen from above, of two slices over the lowest point; continuous over the clip
 )
-"""Parts of the statistics with their widths, in order."""
+"""Parts of the statistics in order: name, width, and emphasis: what a standard change of it counts for a model. Where
+things are counts more than the shape of what is seen of them, which depends on what hides what.
+"""
 
-STATISTICS_WIDTH = sum(width for _, width in PARTS)
+STATISTICS_WIDTH = sum(width for _, width, _ in PARTS)

@@ -19,6 +19,7 @@ from data_specs.motion import (
     CELLS_COLUMN,
     CELLS_NAME,
     CELLS_WIDTH,
+    PARTS,
     STATISTICS_COLUMN,
     STATISTICS_NAME,
     STATISTICS_WIDTH,
@@ -159,6 +160,8 @@ class LatentActionModel(nn.Module):
             (`FrameBatch.with_pixels`).
     """
 
+    emphasis: Tensor
+
     def __init__(self, config: LAQConfig) -> None:
         super().__init__()
         self.config = config
@@ -167,6 +170,8 @@ class LatentActionModel(nn.Module):
         self.change = nn.ModuleDict(
             {STATISTICS_NAME: Standardise(STATISTICS_WIDTH), ACTION_NAME: Standardise(config.actions)}
         )
+        emphasis = torch.cat([torch.full((width,), weight) for _, width, weight in PARTS])
+        self.register_buffer("emphasis", emphasis, persistent=False)
         self.encoder = FrameEncoder(config)
         self.temporal = TemporalEncoder(TemporalConfig(layers=config.temporal_layers, **shared))
         self.keypoints = Keypoints(
@@ -234,8 +239,8 @@ class LatentActionModel(nn.Module):
     def decode(self, first: FrameBatch, codes_BK: Tensor) -> dict[str, Tensor]:
         """What codes [B,K] make of frames: predicted targets by name, in the units of the data.
 
-        `features` [B,196,C], `coords` [B,196,3], `pixels` [B,224,224,3] in [0,1]. ValueError unless
-        there are K codes a frame.
+        `features` [B,196,C], `coords` [B,196,3], `pixels` [B,224,224,3] in [0,1], `motion` [B,1,21], `action` [B,1,A].
+        ValueError unless there are K codes a frame.
         """
         if codes_BK.shape != (len(first), self.config.tokens):
             raise ValueError(
@@ -247,6 +252,10 @@ class LatentActionModel(nn.Module):
         out = self.targets.output(self.decoder(self.encoder(first).feat, values, self.quantiser.lookup(codes_BK)))
         if "features" in out:
             out["features"] = self.features.undo(out["features"])
+        if "motion" in out:
+            out["motion"] = self.change[STATISTICS_NAME].undo(out["motion"] / self.emphasis)
+        if "action" in out:
+            out["action"] = self.change[ACTION_NAME].undo(out["action"])
         return out
 
     def _standardised(self, batch: PairBatch) -> PairBatch:
@@ -256,7 +265,7 @@ class LatentActionModel(nn.Module):
         """The frames as encoder and targets see them: standardised, whole frames by how much they change in a pair."""
         extra = dict(frames.extra)
         if STATISTICS_NAME in extra:
-            extra[STATISTICS_NAME] = self.change[STATISTICS_NAME](known_motion(extra[STATISTICS_NAME]))
+            extra[STATISTICS_NAME] = self.emphasis * self.change[STATISTICS_NAME](known_motion(extra[STATISTICS_NAME]))
         if ACTION_NAME in extra and self.config.actions:
             extra[ACTION_NAME] = self.change[ACTION_NAME](extra[ACTION_NAME])
         if "tokens" not in self.columns:

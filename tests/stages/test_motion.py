@@ -79,9 +79,9 @@ def test_statistics_follow_a_shift_and_a_turn() -> None:
     generator = torch.Generator().manual_seed(0)
     cloud = torch.randn(500, 3, generator=generator) * torch.tensor([0.2, 0.05, 0.1])
     everything, area = torch.ones(500, dtype=torch.bool), torch.ones(500)
-    parts = dict(zip([name for name, _ in PARTS], _split(motion_statistics(cloud, area, everything)), strict=True))
+    parts = dict(zip([name for name, *_ in PARTS], _split(motion_statistics(cloud, area, everything)), strict=True))
     shifted = dict(
-        zip([name for name, _ in PARTS], _split(motion_statistics(cloud + 0.3, area, everything)), strict=True)
+        zip([name for name, *_ in PARTS], _split(motion_statistics(cloud + 0.3, area, everything)), strict=True)
     )
     torch.testing.assert_close(shifted["mean"] - parts["mean"], torch.full((3,), 0.3))
     torch.testing.assert_close(shifted["low_mean"] - parts["low_mean"], torch.full((3,), 0.3))
@@ -119,4 +119,4 @@ def test_a_frame_in_which_hardly_anything_moves_has_no_statistics() -> None:
 
 
 def _split(statistics: Tensor) -> list[Tensor]:
-    return list(statistics.split([width for _, width in PARTS]))
+    return list(statistics.split([width for _, width, _ in PARTS]))
