@@ -1,5 +1,7 @@
 """The VGGT that the package ships: it loads strictly and knows more of the tabletop world than a constant."""
 
+import hashlib
+
 import pytest
 import torch
 
@@ -55,3 +57,9 @@ def test_a_camera_at_rest_is_seen_at_rest(vggt: VGGTEncoder) -> None:
 
 def test_the_file_is_small() -> None:
     assert builtin_path("vggt").stat().st_size < 6_000_000
+
+
+def test_the_model_card_is_of_this_file() -> None:
+    path = builtin_path("vggt")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert f"`{digest[:16]}`" in path.with_name("README.md").read_text()
