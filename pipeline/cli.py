@@ -477,6 +477,25 @@ def bench_s2d(
     _finish_bench(table.lines(), table.as_json(), json_file)
 
 
+@bench.command("train", epilog="Example:  cla bench train --recipe laq_tiny --extract-recipe tiny --pairs 4")
+def bench_train(
+    recipe: Annotated[str, typer.Option(help=f"{', '.join(LAQ)}.")] = "laq_tiny",
+    extraction: Annotated[str, typer.Option("--extract-recipe", help=f"{', '.join(EXTRACT)}.")] = "tiny",
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Of both recipes.")] = None,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs of frames a batch.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")] = 3,
+    device: Device = "auto",
+    json_file: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
+) -> None:
+    """Time a training step from the store beside the same step with the frozen models in the loop."""
+    from pipeline.bench.train import bench_train as measure
+    from pipeline.bench.train import choose_recipes
+
+    learned, frozen = choose_recipes(recipe, extraction, overrides or [])
+    table = measure(learned, frozen, pairs=pairs, rounds=rounds, device=device)
+    _finish_bench(table.lines(), table.as_json(), json_file)
+
+
 def _finish_bench(lines: "Iterable[str]", figures: dict[str, Any], json_file: Path | None) -> None:
     _print_lines(lines)
     if json_file is not None:

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def _measure(folder: Path, records: list[ClipRecord], manifest: Manifest, rounds
     for store_format in formats:
         url = str(folder / store_format)
         start = time.perf_counter()
-        layout = _write(url, records, manifest.model_copy(update={"format": store_format}))
+        layout = write_store(url, records, manifest.model_copy(update={"format": store_format}))
         seconds = time.perf_counter() - start
         rows.append((f"write {store_format}, fsync included", raw / seconds / 1e6, ""))
         sizes[store_format] = _bytes_a_frame(layout, frames)
@@ -90,7 +90,8 @@ def _records(clips: int) -> tuple[list[ClipRecord], Manifest]:
     return records, manifest_of(request, source, source.clips(), models)
 
 
-def _write(url: str, records: list[ClipRecord], manifest: Manifest) -> StoreLayout:
+def write_store(url: str, records: Sequence[ClipRecord], manifest: Manifest) -> StoreLayout:
+    """A store of these clips at `url`."""
     layout = StoreLayout.create(url, manifest)
     for number, start in enumerate(range(0, len(records), CLIPS_A_SHARD)):
         writer = ShardWriter(layout, f"{number:06d}")
