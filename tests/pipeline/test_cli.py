@@ -29,6 +29,7 @@ COMMANDS = [
     ["label"],
     ["eval", "probe"],
     ["bench", "s2d"],
+    ["bench", "train"],
 ]
 
 
