@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,6 +115,8 @@ class Trainer:
                     self._interrupt()
             return self.summary()
         finally:
+            if isinstance(batches, Generator):
+                batches.close()  # or loader processes, which ignore signals, would keep an interrupted run from ending
             if self.log is not None:
                 self.log.close()
 
