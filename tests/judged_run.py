@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from motion_arrays import with_motion
 
 from data_specs.examples import example_record
 from data_specs.records import ClipRecord
@@ -30,7 +31,7 @@ def moving_record(number: int, *, action: bool = True) -> ClipRecord:
     sums = np.cumsum(rng.normal(size=(FRAMES, DIMS)), axis=0).astype(np.float32)
     sums[:, 1] = 0
     extra = {"action_sum": sums} if action else {}
-    return replace(record, time=np.arange(FRAMES) * STEP, extra=extra)
+    return with_motion(replace(record, time=np.arange(FRAMES) * STEP, extra=extra), number)
 
 
 def moving_store(

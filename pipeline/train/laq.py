@@ -157,10 +157,10 @@ class LaqTask(Task[PairBatch]):
         """A codebook that collapses, and what to change."""
         section, codes = self.recipe.codebook, self.recipe.model.codes
         train = self.recipe.train
-        # A window that chose few codes cannot be perplexed; and codes settle during the warm-up.
+        # A window that chose few codes cannot be perplexed; and codes settle in the warm-up and the first replacements.
         chosen = train.log_every * train.batch * train.accumulate * self.recipe.model.tokens
         collapsed = metrics["perplexity"] < section.warn_below * codes
-        early = number <= train.warmup or chosen < 4 * codes
+        early = number <= max(train.warmup, 5 * section.replace_every) or chosen < 4 * codes
         if early or not collapsed or number - self._warned < _WARN_EVERY:
             return []
         self._warned = number
@@ -206,7 +206,7 @@ class LaqTask(Task[PairBatch]):
         if lacking:
             raise RequestError(
                 f"The model reads {', '.join(lacking)}, which the store at {self.store.layout.url} lacks; it has "
-                f"{', '.join(self.store.columns())}. Change model.vision or model.targets, or extract again."
+                f"{', '.join(self.store.columns())}. Change model.motion, model.vision or model.targets, or extract again."
             )
         return columns
 

@@ -21,7 +21,7 @@ class LaqRecipe(TrainRecipe):
         return self.model_copy(update={"model": replace(self.model, channels=channels, actions=actions)})
 
 
-_TARGETS = TargetConfig(features=0.1, coords=20.0, motion=1.0)
+_TARGETS = TargetConfig(features=0.1, coords=10.0, motion=1.0)
 
 _TINY = LaqRecipe(
     name="laq_tiny",

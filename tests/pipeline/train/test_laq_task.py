@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from motion_arrays import with_motion
 from store_factory import small_record, small_store
 from train_factory import StopAt, run_in_two_processes
 
@@ -30,6 +31,7 @@ SMALL = [
     "model.decoder_layers=1",
     "model.codes=24",
     "model.code_dim=4",
+    "pairs.offset=0.5",
     "train.steps=4",
     "train.batch=4",
     "train.warmup=8",
@@ -50,7 +52,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight clips of five frames a quarter of a second apart; two are of the store's own validation split."""
     path = tmp_path_factory.mktemp("stores") / "store"
     splits = ["val" if i % 4 == 3 else "train" for i in range(8)]
-    small_store(path, records=[small_record(f"k{i}", frames=5, split=split) for i, split in enumerate(splits)])
+    small_store(
+        path, records=[with_motion(small_record(f"k{i}", frames=5, split=split), i) for i, split in enumerate(splits)]
+    )
     return path
 
 
@@ -262,7 +266,7 @@ def test_a_store_without_clips_to_train_on(tmp_path: Path) -> None:
 
 def test_training_clips_that_are_too_short(tmp_path: Path) -> None:
     records = [small_record("a", frames=2, split="train"), small_record("b", frames=5, split="val")]
-    small_store(tmp_path, records=records)
+    small_store(tmp_path, records=[with_motion(record) for record in records])
     with pytest.raises(RequestError, match=r"None of the 1 training clips of .* has frames 0\.5 s apart"):
         LaqTask(small_recipe(), open_store(str(tmp_path)))
 
@@ -287,4 +291,4 @@ def test_two_processes_learn_what_one_learns_with_the_doubled_batch(
             assert [line[name] for line in two] == pytest.approx([line[name] for line in one], abs=1e-5), name
     models = [Run.open(tmp_path / name).load_model(which="last").state_dict() for name in ("one", "two")]
     for name, tensor in models[0].items():
-        torch.testing.assert_close(models[1][name], tensor, atol=1e-5, rtol=0)
+        torch.testing.assert_close(models[1][name], tensor, atol=5e-5, rtol=0)  # Adam divides by small gradients

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from motion_arrays import with_motion
 from store_factory import small_manifest, small_record, small_store
 from typer.testing import CliRunner, Result
 
@@ -16,7 +17,14 @@ from pipeline.train.run import Run
 
 ROOT = Path(__file__).parents[3]
 TINY = ["model.dim=16", "model.heads=2", "model.hidden=16", "model.codes=16", "model.code_dim=4"]
-TINY += ["train.batch=4", "train.workers=0", "train.log_every=1", "train.validate_every=2", "train.steps=4"]
+TINY += [
+    "pairs.offset=0.5",
+    "train.batch=4",
+    "train.workers=0",
+    "train.log_every=1",
+    "train.validate_every=2",
+    "train.steps=4",
+]
 
 
 def cla(*arguments: str | Path) -> Result:
@@ -26,7 +34,7 @@ def cla(*arguments: str | Path) -> Result:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("stores") / "store"
-    small_store(path, records=[small_record(f"k{i}", frames=5) for i in range(6)])
+    small_store(path, records=[with_motion(small_record(f"k{i}", frames=5), i) for i in range(6)])
     return path
 
 
