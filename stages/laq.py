@@ -253,10 +253,16 @@ class LatentActionModel(nn.Module):
         if "features" in out:
             out["features"] = self.features.undo(out["features"])
         if "motion" in out:
-            out["motion"] = self.change[STATISTICS_NAME].undo(out["motion"] / self.emphasis)
+            out["motion"] = self.change_of(STATISTICS_NAME).undo(out["motion"] / self.emphasis)
         if "action" in out:
-            out["action"] = self.change[ACTION_NAME].undo(out["action"])
+            out["action"] = self.change_of(ACTION_NAME).undo(out["action"])
         return out
+
+    def change_of(self, name: str) -> Standardise:
+        """The statistics of how much the numbers of a whole frame change in a pair, by their key in `extra`."""
+        found = self.change[name]
+        assert isinstance(found, Standardise)
+        return found
 
     def _standardised(self, batch: PairBatch) -> PairBatch:
         return PairBatch(first=self._standardised_frames(batch.first), second=self._standardised_frames(batch.second))
@@ -265,9 +271,10 @@ class LatentActionModel(nn.Module):
         """The frames as encoder and targets see them: standardised, whole frames by how much they change in a pair."""
         extra = dict(frames.extra)
         if STATISTICS_NAME in extra:
-            extra[STATISTICS_NAME] = self.emphasis * self.change[STATISTICS_NAME](known_motion(extra[STATISTICS_NAME]))
+            known = known_motion(extra[STATISTICS_NAME])
+            extra[STATISTICS_NAME] = self.emphasis * self.change_of(STATISTICS_NAME)(known)
         if ACTION_NAME in extra and self.config.actions:
-            extra[ACTION_NAME] = self.change[ACTION_NAME](extra[ACTION_NAME])
+            extra[ACTION_NAME] = self.change_of(ACTION_NAME)(extra[ACTION_NAME])
         if "tokens" not in self.columns:
             return replace(frames, extra=extra)
         tokens = frames.need_tokens()

@@ -23,7 +23,6 @@ from pipeline.train.split import hash_share, split_clips
 from pipeline.train.task import BatchPlan, Step, Task
 from stages.draw import mix_seed
 from stages.laq import LatentActionModel, known_motion
-from stages.layers import Standardise
 from stages.nsvq import perplexity
 
 _INIT, _REPLACE = 1, 2
@@ -102,9 +101,7 @@ class LaqTask(Task[PairBatch]):
         for name, column in ((STATISTICS_NAME, STATISTICS_COLUMN), (ACTION_NAME, ACTION_COLUMN)):
             if column in self._columns:
                 deviation = _deviation_of_change(pairs, name)
-                change = model.change[name]
-                assert isinstance(change, Standardise)
-                change.set(torch.zeros_like(deviation), deviation)
+                model.change_of(name).set(torch.zeros_like(deviation), deviation)
         if section.init == "random":
             return
         model.eval()
@@ -206,7 +203,7 @@ class LaqTask(Task[PairBatch]):
         if lacking:
             raise RequestError(
                 f"The model reads {', '.join(lacking)}, which the store at {self.store.layout.url} lacks; it has "
-                f"{', '.join(self.store.columns())}. Change model.motion, model.vision or model.targets, or extract again."
+                f"{', '.join(self.store.columns())}. Change model.motion, vision or targets, or extract again."
             )
         return columns
 
