@@ -57,9 +57,10 @@ def small_store(
     per_shard: int = 2,
     bad: Sequence[tuple[str, str]] = (),
     mode: Mode = "new",
+    **sizes: int,
 ) -> StoreLayout:
     """A finished store of a few clips."""
-    layout = StoreLayout.create(str(path), small_manifest(store_format), mode)
+    layout = StoreLayout.create(str(path), small_manifest(store_format, **sizes), mode)
     write_shards(layout, small_records() if records is None else records, per_shard, bad)
     layout.write_index()
     layout.write_rejected()

@@ -179,6 +179,8 @@ def _start_extraction(folder: Path) -> tuple[subprocess.Popen[bytes], list[str],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        # a suite started in the background of a script inherits that SIGINT is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 120
     while not list((out / "shards").glob("*.json")) and process.poll() is None and time.monotonic() < deadline:

@@ -1,6 +1,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from motion_arrays import with_motion
 from store_factory import small_record, small_store
 from train_factory import StopAt, run_in_two_processes
 
+from data_specs.actions import ACTION_NAME
 from pipeline.config import FailedError, RequestError, override
 from pipeline.store import open_store
 from pipeline.store.loader import Store
@@ -292,3 +294,34 @@ def test_two_processes_learn_what_one_learns_with_the_doubled_batch(
     models = [Run.open(tmp_path / name).load_model(which="last").state_dict() for name in ("one", "two")]
     for name, tensor in models[0].items():
         torch.testing.assert_close(models[1][name], tensor, atol=5e-5, rtol=0)  # Adam divides by small gradients
+
+
+def labelled_store(path: Path) -> Store:
+    """Eight training clips with actions, and two held-out ones."""
+    records = []
+    for i in range(10):
+        record = with_motion(small_record(f"k{i}", frames=5, split="val" if i > 7 else "train", action=2), i)
+        sums = np.cumsum(np.full((5, 2), 0.5, dtype=np.float32), axis=0)
+        records.append(replace(record, extra={**record.extra, ACTION_NAME: sums}))
+    small_store(path, records=records, A=2)
+    return open_store(str(path))
+
+
+def test_only_labelled_training_clips_show_their_actions(tmp_path: Path) -> None:
+    store = labelled_store(tmp_path / "store")
+    recipe = small_recipe("model.targets.action=1", "labels.fraction=0.25")
+    task = LaqTask(recipe, store)
+    assert task.recipe.model.actions == 2
+    assert task.labelled is not None and len(task.labelled) == 2 and set(task.labelled) <= set(task.split.train)
+    batch = next(task.batches(BatchPlan(batch=len(task.pairs))))
+    shown = batch.second.extra[ACTION_NAME].isfinite().all(1).numpy()
+    clip, _ = store.clip_of(batch.first.index)
+    assert shown.any() and np.array_equal(shown, np.isin(clip, task.labelled))
+    assert not any(b.second.extra[ACTION_NAME].isfinite().any() for b in task.validation_batches(0, 1))
+    summary = train(task, TrainRequest(out=tmp_path / "run", device="cpu"), SilentReporter())
+    assert summary.steps == 4
+    losses = [line["loss/action"] for line in read_metrics(tmp_path / "run", "train")]
+    assert all(np.isfinite(losses)) and max(losses) > 0
+    assert sorted(json.loads((tmp_path / "run" / "split.json").read_text())["labelled"]) == sorted(
+        store.clips["key"][int(i)].as_py() for i in task.labelled
+    )
