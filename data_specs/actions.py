@@ -7,3 +7,10 @@ ACTION_NAME = "action_sum"
 
 ACTION_COLUMN = EXTRA + ACTION_NAME
 """Column of a store. The difference of two frames is the action accumulated between them, at any sampling rate."""
+
+CHUNK_NAME, CHUNK_PAD_NAME = "action_chunk", "action_chunk_is_pad"
+"""Keys of `ClipRecord.extra`: f4 [F,H,A], the H control steps at the robot's full rate from each frame on, whatever
+the frames' own rate; bool [F,H], true past the end of the episode, where the last action is repeated."""
+
+CHUNK_COLUMN, CHUNK_PAD_COLUMN = EXTRA + CHUNK_NAME, EXTRA + CHUNK_PAD_NAME
+"""Columns of a store."""

@@ -4,8 +4,9 @@ Shape legend: B frames of the batch, T tokens (sum of N'), M (cell, token) pairs
 Every type makes a fake example of itself, and moves to a device or to pinned memory as a whole.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
 from typing import Any, Self
 
 import torch
@@ -174,6 +175,8 @@ class FrameBatch(Batch):
         time: f8 [B], seconds in the video.
         state, action: f4 [B,S], [B,A] in the dataset's own units. is_pad: bool [B].
         extra: other arrays by name, a row a frame.
+        vision: frozen image encoders' outputs by name, f2 [B,N,D].
+        views: encoded pictures of further cameras by name.
     """
 
     index: Tensor
@@ -187,6 +190,8 @@ class FrameBatch(Batch):
     action: Tensor | None = None
     is_pad: Tensor | None = None
     extra: dict[str, Tensor] = field(default_factory=dict)
+    vision: dict[str, Tensor] = field(default_factory=dict)
+    views: dict[str, ImageBatch] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -254,6 +259,96 @@ class PairBatch(Batch):
         return cls(
             first=FrameBatch.example(frames=pairs, channels=channels, seed=seed),
             second=FrameBatch.example(frames=pairs, channels=channels, seed=seed + 1),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LanguageBatch(Batch):
+    """Frozen text encoder outputs of B instructions: `feat` f2 or f4 [B,L,D], `mask` bool [B,L], true for real ones."""
+
+    feat: Tensor
+    mask: Tensor
+
+    @classmethod
+    def example(cls, size: int = 2, length: int = 12, channels: int = 1024, seed: int = 0) -> "LanguageBatch":
+        """Made-up instructions of different lengths; what is masked is not zero, so that a leak shows."""
+        generator = torch.Generator().manual_seed(seed)
+        lengths = torch.randint(3, length + 1, (size, 1), generator=generator)
+        return cls(feat=torch.randn(size, length, channels, generator=generator), mask=torch.arange(length) < lengths)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PolicyBatch(Batch):
+    """What a policy sees at B moments, and what was done from there on. Columns that were not asked for are missing.
+
+    Attributes:
+        frames: the frames with the columns of the model; `frames.state` f4 [B,S] in the dataset's own units.
+        language: the instructions, or None for a policy without.
+        images: decoded pictures u1 [B,H,W,3] by view; "rgb" is the store's own square frame.
+        action: f4 [B,H,A] in the dataset's own units, None at inference. is_pad: bool [B,H], true past the episode's
+            end.
+        codes: i8 [B,K], codes of a latent action model, where the objective is to foresee them.
+    """
+
+    frames: FrameBatch
+    language: LanguageBatch | None = None
+    images: dict[str, Tensor] = field(default_factory=dict)
+    action: Tensor | None = None
+    is_pad: Tensor | None = None
+    codes: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def need_state(self) -> Tensor:
+        """The states f4 [B,S]; ValueError when the batch was made without them."""
+        if self.frames.state is None:
+            raise ValueError("the batch has no state: ask for columns=('state', ...)")
+        return self.frames.state
+
+    def need_language(self) -> LanguageBatch:
+        """The instructions; ValueError when the batch was made without them."""
+        if self.language is None:
+            raise ValueError("the batch has no language: extract with a text encoder (text.weights=...)")
+        return self.language
+
+    def need_action(self) -> tuple[Tensor, Tensor]:
+        """Actions [B,H,A] and padding [B,H]; ValueError at inference."""
+        if self.action is None or self.is_pad is None:
+            raise ValueError("the batch has no actions: it was made for inference")
+        return self.action, self.is_pad
+
+    @classmethod
+    def example(
+        cls,
+        size: int = 2,
+        *,
+        points: int = 512,
+        channels: int = 512,
+        language: int = 1024,
+        state: int = 8,
+        action: int = 7,
+        horizon: int = 10,
+        codes: int = 4,
+        images: Mapping[str, tuple[int, int]] = MappingProxyType({"rgb": (224, 224)}),
+        vision: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+        seed: int = 0,
+    ) -> "PolicyBatch":
+        """Made-up moments of a made-up robot; `images` gives (height, width) by view, `vision` (tokens, channels)."""
+        generator = torch.Generator().manual_seed(seed)
+        frames = FrameBatch.example(frames=size, points=points, channels=channels, state=state, seed=seed)
+        kept = torch.randint(1, horizon + 1, (size, 1), generator=generator)
+        encoded = {name: torch.randn(size, *shape, generator=generator).half() for name, shape in vision.items()}
+        return cls(
+            frames=replace(frames, vision=encoded),
+            language=LanguageBatch.example(size, channels=language, seed=seed),
+            images={
+                name: torch.randint(256, (size, *shape, 3), dtype=torch.uint8, generator=generator)
+                for name, shape in images.items()
+            },
+            action=torch.rand(size, horizon, action, generator=generator) * 2 - 1,
+            is_pad=torch.arange(horizon) >= kept,
+            codes=torch.randint(256, (size, codes), generator=generator),
         )
 
 

@@ -36,6 +36,22 @@ class Frame:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Trajectory:
+    """What a robot did in an episode of K control steps, at its full rate, whatever frames were taken of it.
+
+    Attributes:
+        state: f4 [K,S], action: f4 [K,A], in the dataset's own units; `action[k]` leads from step k on.
+        step: i8 [F], the control step at which each frame of the clip was seen, increasing.
+        hz: control steps a second.
+    """
+
+    state: Array
+    action: Array
+    step: Array
+    hz: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Clip:
     """A decoded clip of F frames.
 
@@ -52,6 +68,8 @@ class Clip:
         extra: more arrays by name, [F, ...] each; the store keeps them as `extra/NAME`. `action_sum` f4 [F,A], where
             there is one, is the sum of the actions of all control steps before frame i, so that
             action_sum[j] - action_sum[i] is what was done between two frames at any frame rate.
+        trajectory: the whole episode at its control rate, where the dataset has robot data; None elsewhere.
+        views: pictures of further cameras by name, u1 [F,h,w,3], each at its own resolution.
     """
 
     key: str
@@ -66,6 +84,8 @@ class Clip:
     action: Array | None = None
     is_pad: Array | None = None
     extra: dict[str, Array] = field(default_factory=dict)
+    trajectory: Trajectory | None = None
+    views: dict[str, Array] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rgb)
