@@ -1,0 +1,115 @@
+"""`cla bench …`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.cli.groups import Device, bench, print_lines, say
+from pipeline.config import override
+from pipeline.recipes import EXTRACT, LAQ, extract_recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+@bench.command("extract", epilog="Example:  cla bench extract --recipe tiny --json-file bench.json")
+def bench_extract(
+    recipe: Annotated[str, typer.Option(help=f"{', '.join(EXTRACT)}.")] = "tiny",
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe overrides.")] = None,
+    device: Device = "auto",
+    frames: Annotated[int, typer.Option(min=1, help="Frames a round.")] = 8,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")] = 3,
+    json_file: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
+) -> None:
+    """Time the frozen models, stage by stage, on generated clips."""
+    from pipeline.bench.extract import bench_extract as measure
+
+    table = measure(override(extract_recipe(recipe), overrides or []), device=device, frames=frames, rounds=rounds)
+    _finish_bench(table.lines(), table.as_json(), json_file)
+
+
+@bench.command("store", epilog="Example:  cla bench store --json-file bench.json")
+def bench_store(
+    clips: Annotated[int, typer.Option(min=1, help="Clips of the measured store.")] = 64,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")] = 5,
+    json_file: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
+) -> None:
+    """Size of a store by array and speed of its readers, beside a memory copy and the dense layout."""
+    from pipeline.bench.store import bench_store as measure
+
+    table = measure(clips=clips, rounds=rounds)
+    _finish_bench(table.lines(), table.as_json(), json_file)
+
+
+@bench.command("points", epilog="Example:  cla bench points --root data/ssv2 --recipe tiny")
+def bench_points(
+    dataset: Annotated[str, typer.Option(help="Which dataset's clips.")] = "tabletop",
+    root: Annotated[Path | None, typer.Option(help="Where its files are.")] = None,
+    recipe: Annotated[str, typer.Option(help=f"{', '.join(EXTRACT)}.")] = "tiny",
+    clips: Annotated[int, typer.Option(min=1, help="How many clips.")] = 6,
+    json_file: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
+) -> None:
+    """Count the coarse tokens N' a frame for every normalisation, scope, sampling and geometry."""
+    from pipeline.bench.points import bench_points as measure
+
+    table = measure(dataset, root=root, recipe=extract_recipe(recipe), clips=clips)
+    _finish_bench(table.lines(), table.as_json(), json_file)
+
+
+@bench.command("geometry", epilog="Example:  cla bench geometry --recipe tiny --clips 20 --json-file bench.json")
+def bench_geometry(
+    recipe: Annotated[str, typer.Option(help=f"{', '.join(EXTRACT)}.")] = "tiny",
+    clips: Annotated[int, typer.Option(min=1, help="Films a camera.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Of the simulator.")] = 0,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe overrides.")] = None,
+    json_file: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
+) -> None:
+    """Depth and camera errors of a recipe's VGGT against the simulator's: still, moving, wrist camera, and video."""
+    from pipeline.bench.geometry import bench_geometry as measure
+
+    table = measure(override(extract_recipe(recipe), overrides or []), clips=clips, seed=seed)
+    _finish_bench(table.lines(), table.as_json(), json_file)
+
+
+@bench.command("s2d", epilog="Example:  cla bench s2d --tokens 500 --json-file bench.json")
+def bench_s2d(
+    tokens: Annotated[list[int] | None, typer.Option(help="N', repeatable; 100, 500 and 1800 without it.")] = None,
+    points: Annotated[int, typer.Option(min=1, help="Points a frame.")] = 8192,
+    frames: Annotated[int, typer.Option(min=1, help="Frames a batch.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")] = 5,
+    device: Device = "auto",
+    json_file: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
+) -> None:
+    """Time S2D on the distinct tokens beside the same module on a key for every point."""
+    from pipeline.bench.s2d import bench_s2d as measure
+
+    table = measure(tokens=tokens or (100, 500, 1800), points=points, frames=frames, rounds=rounds, device=device)
+    _finish_bench(table.lines(), table.as_json(), json_file)
+
+
+@bench.command("train", epilog="Example:  cla bench train --recipe laq_tiny --extract-recipe tiny --pairs 4")
+def bench_train(
+    recipe: Annotated[str, typer.Option(help=f"{', '.join(LAQ)}.")] = "laq_tiny",
+    extraction: Annotated[str, typer.Option("--extract-recipe", help=f"{', '.join(EXTRACT)}.")] = "tiny",
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Of both recipes.")] = None,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs of frames a batch.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")] = 3,
+    device: Device = "auto",
+    json_file: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
+) -> None:
+    """Time a training step from the store beside the same step with the frozen models in the loop."""
+    from pipeline.bench.train import bench_train as measure
+    from pipeline.bench.train import choose_recipes
+
+    learned, frozen = choose_recipes(recipe, extraction, overrides or [])
+    table = measure(learned, frozen, pairs=pairs, rounds=rounds, device=device)
+    _finish_bench(table.lines(), table.as_json(), json_file)
+
+
+def _finish_bench(lines: "Iterable[str]", figures: dict[str, Any], json_file: Path | None) -> None:
+    print_lines(lines)
+    if json_file is not None:
+        json_file.write_text(json.dumps(figures, indent=1) + "\n")
+        say(f"wrote {json_file}")

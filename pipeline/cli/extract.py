@@ -1,0 +1,81 @@
+"""`cla extract`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.groups import TOO_MANY_BAD, Device, Json, app, print_json, print_lines, run_mode
+from pipeline.config import RequestError, override
+from pipeline.recipes import EXTRACT, extract_recipe
+
+
+@app.command(
+    epilog="Example:  cla extract --dataset ssv2 --root /data/ssv2 --out s3://bucket/ssv2 --recipe full frames.fps=3"
+)
+def extract(
+    dataset: Annotated[str, typer.Option(help="ssv2, video or tabletop.")],
+    out: Annotated[str, typer.Option(help="The store: a new folder or fsspec URL.")] = "",
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe overrides.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Where the dataset's files are.")] = None,
+    recipe: Annotated[str, typer.Option(help=f"{', '.join(EXTRACT)}.")] = "full",
+    split: Annotated[str | None, typer.Option(help="One split only; all without it.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first N clips only.")] = None,
+    store_format: Annotated[str, typer.Option("--format", help="zarr or webdataset.")] = "zarr",
+    workers: Annotated[int, typer.Option(min=0, help="Decoding processes; 0: in this one.")] = 1,
+    device: Device = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the store.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the store.")] = False,
+    retry_rejected: Annotated[
+        bool, typer.Option("--retry-rejected", help="With --resume: try bad clips again.")
+    ] = False,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print the recipe and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run the frozen models over a dataset, once, into a store of shards.
+
+    Overrides are dotted recipe keys (--print-config shows all), or dataset.OPTION=VALUE for the dataset.
+    """
+    assignments = overrides or []
+    options = dict(a.removeprefix("dataset.").split("=", 1) for a in assignments if _is_dataset_option(a))
+    chosen = override(extract_recipe(recipe), [a for a in assignments if not _is_dataset_option(a)])
+    if print_config:
+        print_json(chosen.model_dump(mode="json"))
+        return
+    if not out:
+        raise RequestError("Missing --out: where the store is to be, a new folder or fsspec URL.")
+    if store_format not in ("zarr", "webdataset"):
+        raise RequestError(f"--format {store_format} is unknown: expected zarr or webdataset.")
+    mode = run_mode(resume, overwrite)
+    if retry_rejected and not resume:
+        raise RequestError("--retry-rejected goes on with an existing store: give it together with --resume.")
+
+    from pipeline.extract.progress import reporter
+    from pipeline.extract.runner import ExtractRequest, run_extract
+
+    request = ExtractRequest(
+        dataset=dataset,
+        root=root,
+        split=split,
+        options=options,
+        limit=limit,
+        out=out,
+        format="zarr" if store_format == "zarr" else "webdataset",
+        recipe=chosen,
+        workers=workers,
+        device=device,
+        mode=mode,
+        retry_rejected=retry_rejected,
+    )
+    with reporter() as report:
+        summary = run_extract(request, report)
+    if as_json:
+        print_json(summary.as_json())
+    else:
+        print_lines(summary.lines())
+    if summary.too_many_bad:
+        raise typer.Exit(TOO_MANY_BAD)
+
+
+def _is_dataset_option(assignment: str) -> bool:
+    return assignment.startswith("dataset.") and "=" in assignment
