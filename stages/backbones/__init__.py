@@ -1,0 +1,1 @@
+"""What lets language, vision, state and action queries see each other."""
