@@ -25,10 +25,13 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(context_dim or dim, 2 * dim)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, x_BND: Tensor, context_BME: Tensor | None = None) -> Tensor:
-        """[B,N,D]."""
+    def forward(self, x_BND: Tensor, context_BME: Tensor | None = None, seen_BM: Tensor | None = None) -> Tensor:
+        """[B,N,D]. Where `seen_BM` (bool) is false, nothing attends; every row of it needs one that is true."""
         key, value = self.key_value(x_BND if context_BME is None else context_BME).chunk(2, dim=-1)
-        mixed = F.scaled_dot_product_attention(self.split(self.query(x_BND)), self.split(key), self.split(value))
+        mask = None if seen_BM is None else seen_BM[:, None, None, :]
+        mixed = F.scaled_dot_product_attention(
+            self.split(self.query(x_BND)), self.split(key), self.split(value), attn_mask=mask
+        )
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
 
@@ -55,12 +58,18 @@ class TransformerBlock(nn.Module):
         self.cross_attention = Attention(dim, heads) if cross else None
         self.norm_ffn, self.ffn = nn.LayerNorm(dim), feed_forward(dim, hidden)
 
-    def forward(self, x_BND: Tensor, context_BMD: Tensor | None = None) -> Tensor:
-        """[B,N,D]."""
-        x_BND = x_BND + self.self_attention(self.norm_self(x_BND))
+    def forward(
+        self,
+        x_BND: Tensor,
+        context_BMD: Tensor | None = None,
+        seen_BN: Tensor | None = None,
+        context_seen_BM: Tensor | None = None,
+    ) -> Tensor:
+        """[B,N,D]. `seen_BN` and `context_seen_BM` (bool) say which tokens may be attended to; None: all."""
+        x_BND = x_BND + self.self_attention(self.norm_self(x_BND), seen_BM=seen_BN)
         if self.cross_attention is not None and self.norm_cross is not None:
             assert context_BMD is not None, "a block built with cross=True needs a context"
-            x_BND = x_BND + self.cross_attention(self.norm_cross(x_BND), context_BMD)
+            x_BND = x_BND + self.cross_attention(self.norm_cross(x_BND), context_BMD, context_seen_BM)
         out: Tensor = x_BND + self.ffn(self.norm_ffn(x_BND))
         return out
 
@@ -110,6 +119,19 @@ def sine_positions_2d(grid: int, dim: int) -> Tensor:
     rows = axis[:, None, :].expand(grid, grid, -1)
     columns = axis[None, :, :].expand(grid, grid, -1)
     return torch.cat([rows, columns], dim=-1).reshape(grid * grid, dim)
+
+
+def sine_positions_at(place_BN2: Tensor, dim: int) -> Tensor:
+    """Fixed positions f4 [B,N,dim] of places (row, column) in the picture, 0 to 1; zeros for a place that is NaN.
+
+    On the scale of `sine_positions_2d`: the picture is 16 cells wide, whatever grid the places are from.
+    """
+    if dim % 4:
+        raise ValueError(f"2D positions need a width that is a multiple of 4, got {dim}")
+    quarter = dim // 4
+    frequency = torch.exp(torch.arange(quarter, device=place_BN2.device) * (-math.log(10_000.0) / quarter))
+    angle = place_BN2.float()[..., None] * 16 * frequency  # [B,N,2,dim/4]
+    return torch.cat([angle.sin(), angle.cos()], dim=-1).flatten(-2).nan_to_num()
 
 
 def run(layer: Callable[..., Tensor], *inputs: Any, checkpointed: bool) -> Tensor:

@@ -1,0 +1,67 @@
+"""The plain head: a chunk of actions at once, by regression.
+
+Shape legend: B moments, N action queries, D model width, H steps, A dimensions of an action.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stages.draw import Draw
+from stages.heads.base import Head, HeadSizes, unpadded_mean
+from stages.layers import feed_forward
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkConfig:
+    """`hidden` width of the MLP. `error`: l1 (the median, as ACT and OpenVLA-OFT), l2 (the mean) or huber."""
+
+    hidden: int = 768
+    error: Literal["l1", "l2", "huber"] = "l1"
+
+
+class ChunkHead(Head):
+    """Queries → steps by a learned mixture, which starts as interpolation along the chunk; then an MLP a step."""
+
+    def __init__(self, config: ChunkConfig, sizes: HeadSizes) -> None:
+        super().__init__()
+        if config.error not in ("l1", "l2", "huber"):
+            raise ValueError(f"there is no error {config.error!r}: choose l1, l2 or huber")
+        self.config = config
+        self.mix = nn.Parameter(interpolation(sizes.horizon, sizes.queries))
+        self.mlp = feed_forward(sizes.dim, config.hidden, sizes.action)
+
+    def loss(
+        self,
+        features_BND: Tensor,
+        actions_BHA: Tensor,
+        is_pad_BH: Tensor,
+        draw: Draw | None = None,
+        *,
+        state_BS: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The error, and `l1`: the mean absolute error in normalised units."""
+        predicted = self.act(features_BND)
+        distance = (predicted - actions_BHA).abs()
+        if self.config.error == "l1":
+            loss = unpadded_mean(distance, is_pad_BH)
+        elif self.config.error == "l2":
+            loss = unpadded_mean(distance.square(), is_pad_BH)
+        else:
+            loss = unpadded_mean(F.huber_loss(predicted, actions_BHA, reduction="none", delta=0.1), is_pad_BH)
+        return loss, {"l1": unpadded_mean(distance.detach(), is_pad_BH)}
+
+    def act(self, features_BND: Tensor, draw: Draw | None = None) -> Tensor:
+        """[B,H,A]."""
+        steps_BHD = torch.einsum("hn,bnd->bhd", self.mix.to(features_BND.dtype), features_BND)
+        actions: Tensor = self.mlp(steps_BHD)
+        return actions.float()
+
+
+def interpolation(steps: int, queries: int) -> Tensor:
+    """Weights f4 [steps, queries] that read `steps` places along a line of `queries` values; rows sum to 1."""
+    place = torch.linspace(0, queries - 1, steps)[:, None]
+    return (1 - (place - torch.arange(queries)).abs()).clamp_min(0)
