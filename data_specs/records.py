@@ -41,7 +41,8 @@ class Trajectory:
 
     Attributes:
         state: f4 [K,S], action: f4 [K,A], in the dataset's own units; `action[k]` leads from step k on.
-        step: i8 [F], the control step at which each frame of the clip was seen, increasing.
+        step: i8 [F], the control step at which each frame of the clip was seen, increasing; K for a frame that was
+            seen after the last one.
         hz: control steps a second.
     """
 

@@ -20,6 +20,7 @@ def sim_record(
     fps: Annotated[float | None, typer.Option(help="Frames a second, at most 20 (rgbd); 20 without it.")] = None,
     camera_motion: Annotated[bool, typer.Option("--camera-motion", help="The agent camera moves.")] = False,
     distractors: Annotated[bool, typer.Option("--distractors", help="Things move in view that take no part.")] = False,
+    perturb: Annotated[float, typer.Option(min=0, help="Noise on what is done, not on what is recorded (DART).")] = 0.0,
     workers: Annotated[int, typer.Option(min=1, help="Processes; the bytes are the same.")] = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder.")] = False,
 ) -> None:
@@ -38,6 +39,7 @@ def sim_record(
                 fps=fps,
                 camera_motion=camera_motion,
                 distractors=distractors,
+                perturb=perturb,
                 workers=workers,
                 overwrite=overwrite,
                 progress=advance,

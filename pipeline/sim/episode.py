@@ -3,6 +3,9 @@
 An episode depends on (seed, index, tasks) and nothing else. Only successful demonstrations are kept, as in LIBERO:
 a scene in which the expert fails is replaced by the next of the same index (`attempt` says which it was).
 
+With `perturb`, what is executed is the expert's action plus noise and what is kept as `action` is the expert's
+(`pipeline.sim.perturb`); the noise has a stream of its own, so that 0 gives the episode without it, bit for bit.
+
 A moving camera and distractors change how an episode is seen and nothing in it: states and actions are those of the
 episode without them, bit for bit, and each is drawn from the episode's seed alone, whether the other is there or not.
 """
@@ -14,18 +17,20 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from data_specs.records import Trajectory
 from pipeline.sim.camera_motion import CameraMotion, sample_camera_motion
 from pipeline.sim.distractors import Distractor, sample_distractors
 from pipeline.sim.experts import expert
 from pipeline.sim.geometry import Floats
 from pipeline.sim.layout import Scene, sample_scene
 from pipeline.sim.mjcf import CONTROL_HZ, SNAPSHOT_HZ, build_mjcf
+from pipeline.sim.perturb import Perturber
 from pipeline.sim.render import Picture, Renderer
 from pipeline.sim.tasks import TASKS, Task, succeeded
 from pipeline.sim.world import ACTION_DIM, World
 
 MAX_STEPS = 10 * CONTROL_HZ
-ATTEMPTS = 8
+ATTEMPTS = 32
 VAL_EVERY = 10  # every tenth index is validation
 
 
@@ -39,10 +44,12 @@ class Episode:
         snapshots: f8 [3 K + 1, nq] generalised coordinates at 60 Hz.
         state: f4 [K+1, 8] proprioception (see `pipeline.sim.world`).
         action: f4 [K+1, 7]; `action[i]` leads from moment i on; the last is padding: no motion, the same gripper.
+        executed: f4 [K+1, 7], what the world was given in place of `action`: the same without `perturb`.
         is_pad: bool [K+1], True for the last.
         success: whether the task was done at the last moment.
         camera_motion: how the agent camera moves, or None.
         distractors: what moves in view and takes no part.
+        perturb: the scale of the noise on what was executed.
     """
 
     seed: int
@@ -52,11 +59,13 @@ class Episode:
     snapshots: Floats
     state: NDArray[np.float32]
     action: NDArray[np.float32]
+    executed: NDArray[np.float32]
     is_pad: NDArray[np.bool_]
     success: bool
     world: World = field(repr=False)
     camera_motion: CameraMotion | None = None
     distractors: tuple[Distractor, ...] = ()
+    perturb: float = 0.0
 
     @property
     def key(self) -> str:
@@ -70,8 +79,13 @@ class Episode:
 
     @property
     def action_sum(self) -> NDArray[np.float32]:
-        """f4 [K+1, 7], the sum of the actions before each moment (see `accumulate`)."""
-        return accumulate(self.action)
+        """f4 [K+1, 7], the sum of the executed actions before each moment (see `accumulate`)."""
+        return accumulate(self.executed)
+
+    def trajectory(self, frames: NDArray[np.int64]) -> Trajectory:
+        """The K control steps whole, of a clip that shows the moments `frames` i8 [F]."""
+        step = np.asarray(frames, dtype=np.int64)
+        return Trajectory(state=self.state[:-1], action=self.action[:-1], step=step, hz=CONTROL_HZ)
 
     @property
     def seconds(self) -> float:
@@ -139,10 +153,12 @@ def demonstrate(
     *,
     camera_motion: bool = False,
     distractors: bool = False,
+    perturb: float = 0.0,
 ) -> Episode:
     """Episode `index` of `seed`; RuntimeError if the expert fails in `ATTEMPTS` scenes in a row.
 
-    `camera_motion` and `distractors` have it seen by a camera that moves and among things that move.
+    `camera_motion` and `distractors` have it seen by a camera that moves and among things that move; `perturb` scales
+    the noise on what is executed.
     """
     for attempt in range(ATTEMPTS):
         episode = attempt_episode(
@@ -152,6 +168,7 @@ def demonstrate(
             episode_task(index, tasks),
             camera_motion=camera_motion,
             distractors=distractors,
+            perturb=perturb,
         )
         if episode.success:
             return episode
@@ -159,22 +176,32 @@ def demonstrate(
 
 
 def attempt_episode(
-    seed: int, index: int, attempt: int, task: Task, *, camera_motion: bool = False, distractors: bool = False
+    seed: int,
+    index: int,
+    attempt: int,
+    task: Task,
+    *,
+    camera_motion: bool = False,
+    distractors: bool = False,
+    perturb: float = 0.0,
 ) -> Episode:
     """One try of the expert, whether it succeeds or not."""
-    scene_rng, expert_rng, camera_rng, distractor_rng = (
-        np.random.default_rng([seed, index, attempt, stream]) for stream in range(4)
+    scene_rng, expert_rng, camera_rng, distractor_rng, noise_rng = (
+        np.random.default_rng([seed, index, attempt, stream]) for stream in range(5)
     )
+    perturbed = Perturber(perturb, noise_rng)
     scene = sample_scene(task, scene_rng)
     world = World(scene)
     snapshots, states = [world.qpos[None]], [world.state()]
     actions: list[NDArray[np.float32]] = []
-    for action in expert(world, expert_rng):
+    executed: list[NDArray[np.float32]] = []
+    for action in expert(world, expert_rng, **perturbed.slack):
         if len(actions) == MAX_STEPS:
             break
-        snapshots.append(world.step(action))
-        states.append(world.state())
         actions.append(action)
+        executed.append(perturbed(action))
+        snapshots.append(world.step(executed[-1]))
+        states.append(world.state())
     last = np.zeros(ACTION_DIM, dtype=np.float32)
     last[-1] = world.gripper_command
     is_pad = np.zeros(len(states), dtype=bool)
@@ -187,9 +214,11 @@ def attempt_episode(
         snapshots=np.concatenate(snapshots),
         state=np.stack(states),
         action=np.stack([*actions, last]),
+        executed=np.stack([*executed, last]),
         is_pad=is_pad,
         success=succeeded(world),
         world=world,
         camera_motion=sample_camera_motion(camera_rng) if camera_motion else None,
         distractors=sample_distractors(scene, distractor_rng) if distractors else (),
+        perturb=perturb,
     )

@@ -1,9 +1,11 @@
 """Scripted experts: for each task a generator that looks at the world and yields the next action f4 [7].
 
-They see the true poses (they are privileged), and act through the same 7 numbers as any policy.
+They see the true poses (they are privileged), and act through the same 7 numbers as any policy. Each looks again before
+every action, so that it comes back from where noise on its actions has put the hand (`pipeline.sim.perturb`).
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,60 +26,78 @@ _LOWEST = 0.016  # of the grip point: fingertips 6 mm over the table
 _STAND_OFF = 0.035  # from the object's edge to the fingers before a push, metres
 
 
-def expert(world: World, rng: np.random.Generator) -> Actions:
-    """The actions that do the task of `world.scene`; the caller applies each with `world.step` before the next."""
-    speed = rng.uniform(0.36, 0.54)  # m/s
+@dataclass(frozen=True, kw_only=True)
+class _Pace:
+    """How fast the hand goes at most, m/s, and how near to where it is sent is near enough: metres and radians more
+    than without noise.
+    """
+
+    speed: float
+    slack: float = 0.0
+    slack_yaw: float = 0.0
+
+    def __rmul__(self, factor: float) -> "_Pace":
+        return replace(self, speed=factor * self.speed)
+
+
+def expert(world: World, rng: np.random.Generator, *, slack: float = 0.0, slack_yaw: float = 0.0) -> Actions:
+    """The actions that do the task of `world.scene`; the caller applies each with `world.step` before the next.
+
+    A caller that applies them with noise says with `slack` (metres) and `slack_yaw` (radians) how near to its targets
+    the hand can be expected to come.
+    """
+    pace = _Pace(speed=rng.uniform(0.36, 0.54), slack=slack, slack_yaw=slack_yaw)
     match world.scene.task.name:
         case "reach":
-            yield from _reach(world, speed)
+            yield from _reach(world, pace)
         case "push":
-            yield from _push(world, speed)
+            yield from _push(world, pace)
         case "pick":
-            yield from _grasp(world, speed)
-            yield from _go(world, world.command[:3] + _up(rng.uniform(0.13, 0.18)), None, CLOSED, speed)
+            yield from _grasp(world, pace)
+            yield from _go(world, world.command[:3] + _up(rng.uniform(0.13, 0.18)), None, CLOSED, pace)
         case "stack":
-            yield from _grasp(world, speed)
+            yield from _grasp(world, pace)
             top = world.position(1)[2] + world.half_height(1)
-            yield from _put(world, speed, height=top + world.half_height(0) + 0.003, rng=rng)
+            yield from _put(world, pace, height=top + world.half_height(0) + 0.003, rng=rng)
         case "place":
-            yield from _grasp(world, speed)
-            yield from _put(world, speed, height=world.half_height(0) + 0.012, rng=rng)
+            yield from _grasp(world, pace)
+            yield from _put(world, pace, height=world.half_height(0) + 0.012, rng=rng)
         case other:
             raise AssertionError(other)
-    yield from _hold(world.gripper_command, 6)
+    yield from _hold(world, world.gripper_command, 6)
 
 
-def _reach(world: World, speed: float) -> Actions:
+def _reach(world: World, pace: _Pace) -> Actions:
     target = world.position(0) + _up(world.half_height(0) + REACH_CLEARANCE)
-    yield from _go(world, target, _grasp_yaw(world), OPEN, 0.3 * speed)  # it has no other motion to show
+    yield from _go(world, target, _grasp_yaw(world), OPEN, 0.3 * pace)  # it has no other motion to show
 
 
-def _grasp(world: World, speed: float) -> Actions:
+def _grasp(world: World, pace: _Pace) -> Actions:
     """Over the object, down around it, and close."""
     centre, yaw = world.position(0), _grasp_yaw(world)
-    yield from _go(world, centre + _up(world.half_height(0) + _ABOVE), yaw, OPEN, speed)
+    yield from _go(world, centre + _up(world.half_height(0) + _ABOVE), yaw, OPEN, pace)
     # A little under the middle, so that round things are not squeezed out downwards; never onto the table.
     depth = max(_LOWEST, centre[2] - 0.004)
-    yield from _go(world, np.array([*centre[:2], depth]), yaw, OPEN, 0.6 * speed)
-    yield from _hold(CLOSED, 7)
+    yield from _go(world, np.array([*centre[:2], depth]), yaw, OPEN, 0.6 * pace)
+    yield from _hold(world, CLOSED, 7)
 
 
-def _put(world: World, speed: float, height: float, rng: np.random.Generator) -> Actions:
+def _put(world: World, pace: _Pace, height: float, rng: np.random.Generator) -> Actions:
     """Lift what is held, carry it over the goal, lower its centre to `height`, open, and move up."""
     lift = rng.uniform(0.10, 0.13)
-    yield from _go(world, np.array([*world.command[:2], height + lift]), None, CLOSED, speed)
+    yield from _go(world, np.array([*world.command[:2], height + lift]), None, CLOSED, pace)
     yaw = _nearest(world.yaw(1) - world.yaw(0) + world.command[3], world.command[3], np.pi / 2)
     for target, slow in ((height + lift, 0.85), (height, 0.5)):
         # Where the object sits between the fingers is seen, not assumed.
         offset = world.position(0) - world.grip_position
         goal = np.array([*world.position(1)[:2], target]) - _turned(offset, yaw - world.command[3])
-        yield from _go(world, goal, yaw, CLOSED, slow * speed)
-    yield from _hold(CLOSED, 3)
-    yield from _hold(OPEN, 4)
-    yield from _go(world, world.command[:3] + _up(0.07), None, OPEN, speed)
+        yield from _go(world, goal, yaw, CLOSED, slow * pace)
+    yield from _hold(world, CLOSED, 3)
+    yield from _hold(world, OPEN, 4)
+    yield from _go(world, world.command[:3] + _up(0.07), None, OPEN, pace)
 
 
-def _push(world: World, speed: float) -> Actions:
+def _push(world: World, pace: _Pace) -> Actions:
     """Closed fingers behind the object, flat side on; steer so that it keeps to the way to the mat."""
     goal = world.position(1)[:2]
     way, _ = _direction(goal - world.position(0)[:2])
@@ -85,8 +105,8 @@ def _push(world: World, speed: float) -> Actions:
     back = world.scene.things[0].radius + _STAND_OFF
     height = max(_LOWEST, min(0.022, world.position(0)[2]))
     behind = world.position(0)[:2] - back * way
-    yield from _go(world, np.array([*behind, 0.11]), yaw, CLOSED, speed)
-    yield from _go(world, np.array([*behind, height]), yaw, CLOSED, 0.8 * speed)
+    yield from _go(world, np.array([*behind, 0.11]), yaw, CLOSED, pace)
+    yield from _go(world, np.array([*behind, height]), yaw, CLOSED, 0.8 * pace)
     for _ in range(4 * CONTROL_HZ):
         centre = world.position(0)[:2]
         left = float((goal - centre) @ way)
@@ -96,32 +116,35 @@ def _push(world: World, speed: float) -> Actions:
         # Stay on the line through goal and centre: what is off it, sideways, is corrected faster than progress.
         behind = centre - world.command[:2]
         aside = behind - (behind @ towards) * towards
-        step = min(0.5 * speed, 0.04 + 2.0 * left) / CONTROL_HZ * towards + np.clip(0.35 * aside, -0.006, 0.006)
+        step = min(0.5 * pace.speed, 0.04 + 2.0 * left) / CONTROL_HZ * towards + np.clip(0.35 * aside, -0.006, 0.006)
         turn = wrap(float(np.arctan2(towards[1], towards[0])) - world.command[3], np.pi)
         yield _action(np.array([*step, height - world.command[2]]), float(np.clip(turn, -0.06, 0.06)), CLOSED)
-    yield from _go(world, np.array([*(world.command[:2] - 0.03 * way), height]), None, CLOSED, 0.5 * speed)
-    yield from _go(world, world.command[:3] + _up(0.07), None, CLOSED, speed)
+    yield from _go(world, np.array([*(world.command[:2] - 0.03 * way), height]), None, CLOSED, 0.5 * pace)
+    yield from _go(world, world.command[:3] + _up(0.07), None, CLOSED, pace)
 
 
-def _go(world: World, target: Floats, yaw: float | None, gripper: float, speed: float) -> Actions:
+def _go(world: World, target: Floats, yaw: float | None, gripper: float, pace: _Pace) -> Actions:
     """A straight way to `target` [3] that speeds up and slows down, turning to `yaw` on it, until the hand is there."""
-    pace = 0.0
+    speed = 0.0
     for _ in range(6 * CONTROL_HZ):
         way, left = _direction(target - world.command[:3])
         turn = 0.0 if yaw is None else yaw - world.command[3]
-        if left < 1e-4 and abs(turn) < 1e-3:
-            if np.linalg.norm(world.grip_position - target) < 0.006:
+        if left < 1e-4 + pace.slack and abs(turn) < 1e-3 + pace.slack_yaw:
+            if np.linalg.norm(world.grip_position - target) < 0.006 + pace.slack:
                 return
-            yield _action(np.zeros(3), 0.0, gripper)  # the hand lags behind what it is sent to
-            continue
-        pace = min(speed, pace + _ACCELERATION / CONTROL_HZ, float(np.sqrt(2 * _ACCELERATION * left)) + 0.02)
+            if not pace.slack:
+                yield _action(np.zeros(3), 0.0, gripper)  # the hand lags behind what it is sent to
+                continue
+        speed = min(pace.speed, speed + _ACCELERATION / CONTROL_HZ, float(np.sqrt(2 * _ACCELERATION * left)) + 0.02)
         turn = float(np.clip(turn, -_TURN_SPEED / CONTROL_HZ, _TURN_SPEED / CONTROL_HZ))
-        yield _action(way * min(left, pace / CONTROL_HZ), turn, gripper)
+        yield _action(way * min(left, speed / CONTROL_HZ), turn, gripper)
 
 
-def _hold(gripper: float, steps: int) -> Actions:
+def _hold(world: World, gripper: float, steps: int) -> Actions:
+    """Stay where the hand has been sent; noise is undone."""
+    place = world.command[:3]
     for _ in range(steps):
-        yield _action(np.zeros(3), 0.0, gripper)
+        yield _action(place - world.command[:3], 0.0, gripper)
 
 
 def _action(move: Floats, turn: float, gripper: float) -> Action:

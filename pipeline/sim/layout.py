@@ -1,6 +1,6 @@
 """What stands where: a random scene drawn from a seed. No physics and no pictures here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -223,6 +223,18 @@ def _sample_look(rng: np.random.Generator) -> Look:
         camera_position=(distance * np.cos(azimuth), distance * np.sin(azimuth), height),
         camera_target=(rng.uniform(-0.08, -0.03), rng.uniform(-0.02, 0.02), rng.uniform(0.07, 0.10)),
         camera_fov=rng.uniform(43.0, 47.0),
+    )
+
+
+def unseen_camera(look: Look, rng: np.random.Generator) -> Look:
+    """`look` with the agent's camera where no episode has it: azimuth, distance and height are each outside of the
+    ranges that `sample_scene` draws from, and wider. Target and field of view stay.
+    """
+    azimuth = rng.choice([-1.0, 1.0]) * rng.uniform(0.30, 0.75)
+    distance = rng.uniform(0.62, 0.68) if rng.random() < 0.5 else rng.uniform(0.86, 1.0)
+    height = rng.uniform(0.34, 0.44) if rng.random() < 0.5 else rng.uniform(0.60, 0.75)
+    return replace(
+        look, camera_position=_vec3(np.array([distance * np.cos(azimuth), distance * np.sin(azimuth), height]))
     )
 
 

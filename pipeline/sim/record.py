@@ -1,5 +1,6 @@
 """Recorders: the tabletop world as a dataset's real files."""
 
+import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -33,6 +34,7 @@ class _Recording:
     fps: float
     camera_motion: bool
     distractors: bool
+    perturb: float
 
     def write(self, index: int) -> dict[str, Any]:
         """Write clip `index`; its row of the recording's lists. A clip depends on nothing but this and its index."""
@@ -46,7 +48,14 @@ class _Recording:
     def _episode(self, index: int) -> "Episode":
         from pipeline.sim.episode import demonstrate
 
-        return demonstrate(self.seed, index, self.tasks, camera_motion=self.camera_motion, distractors=self.distractors)
+        return demonstrate(
+            self.seed,
+            index,
+            self.tasks,
+            camera_motion=self.camera_motion,
+            distractors=self.distractors,
+            perturb=self.perturb,
+        )
 
 
 def record(
@@ -61,6 +70,7 @@ def record(
     fps: float | None = None,
     camera_motion: bool = False,
     distractors: bool = False,
+    perturb: float = 0.0,
     workers: int = 1,
     overwrite: bool = False,
     progress: Callable[[], object] | None = None,
@@ -79,6 +89,7 @@ def record(
             rendered. ssv2 has 12.
         camera_motion: the agent camera moves (see `pipeline.sim.camera_motion`).
         distractors: things move in view that take no part (see `pipeline.sim.distractors`).
+        perturb: the scale of the noise on what the expert does (see `pipeline.sim.perturb`).
         workers: processes; 1 is this one.
         overwrite: replace an earlier recording in `out`; anything else in there is refused.
         progress: called after each clip.
@@ -93,6 +104,8 @@ def record(
     for name, value, least in (("clips", clips, 1), ("seed", seed, 0), ("size", size, 14), ("workers", workers, 1)):
         if value < least:
             raise ValueError(f"Expected {name} of at least {least}, got {value}.")
+    if not (math.isfinite(perturb) and perturb >= 0):
+        raise ValueError(f"Expected perturb of at least 0 (0: no noise), got {perturb}.")
     for view in views:
         check_view(view)
     if not views or len(set(views)) != len(views):
@@ -111,6 +124,7 @@ def record(
         fps=_check_fps(data_format, fps),
         camera_motion=camera_motion,
         distractors=distractors,
+        perturb=perturb,
     )
     _make_room(out, data_format, overwrite)
     rows = []
@@ -169,6 +183,7 @@ def _write_lists(recording: _Recording, tasks: str, rows: list[dict[str, Any]]) 
         width=recording.size,
         fps=recording.fps,
         disturbances=[name for name in ("camera_motion", "distractors") if getattr(recording, name)],
+        perturb=recording.perturb,
     )
 
 

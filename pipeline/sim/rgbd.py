@@ -7,9 +7,12 @@
     clips/KEY/VIEW/segment/000000.png         8-bit, the number of a name in clip.json's `segments`
 
 Times, cameras, state and action have a row a frame. A recording of fewer than 20 frames a second (`--fps`) keeps the
-action of the control step that starts at the frame, and `action_sum`: the sum of all actions before it, whether their
-frames were recorded or not. Where every step is a frame, it follows from `action` and is not written. clip.json and
-dataset.json say which episodes were seen by a moving camera (`camera_motion`) and among distractors (`distractors`).
+action of the control step that starts at the frame, `action_sum`: the sum of all actions before it, whether their
+frames were recorded or not, and `trajectory`: state and action of all K control steps, with the step that each frame
+was seen at (K: after the last). Where every step is a frame, these follow from `action` and are not written. clip.json
+and dataset.json say which episodes were seen by a moving camera (`camera_motion`) and among distractors
+(`distractors`), and with how much noise on what was executed (`perturb`): then `action` is what the expert wanted and
+`action_sum`, always written, adds up what was done.
 
 Depth is 16-bit PNG because the sensor counts in tenths of a millimetre: nothing is lost, any tool reads it, and a
 frame takes a third of its float32 array. Floats in JSON are shortest exact decimals, so they too come back bit for bit.
@@ -77,8 +80,13 @@ def write_clip(
         "is_pad": episode.is_pad[seen].tolist(),
         "cameras": cameras,
     }
-    if fps != CONTROL_HZ:
+    if fps != CONTROL_HZ or episode.perturb:
         clip["action_sum"] = episode.action_sum[seen].tolist()
+    if fps != CONTROL_HZ:
+        whole = episode.trajectory(seen)
+        clip["trajectory"] = {name: getattr(whole, name).tolist() for name in ("state", "action", "step")}
+    if episode.perturb:
+        clip["perturb"] = episode.perturb
     if episode.camera_motion is not None:
         clip["camera_motion"] = episode.camera_motion.kind
     if episode.distractors:
@@ -99,6 +107,7 @@ def write_index(
     width: int,
     fps: float = CONTROL_HZ,
     disturbances: Sequence[str] = (),
+    perturb: float = 0.0,
 ) -> None:
     """Write `dataset.json`, the recording's last file. `disturbances` are the options that were on."""
     index = {
@@ -111,6 +120,7 @@ def write_index(
         "width": width,
         "fps": fps,
         **dict.fromkeys(disturbances, True),
+        **({"perturb": perturb} if perturb else {}),
         "depth_units_per_metre": 10_000,
         "clips": list(rows),
     }
@@ -149,9 +159,14 @@ def read_clip_json(folder: Path) -> dict[str, Any]:
 
 def read_frame(folder: Path, view: str, index: int) -> tuple[Array, Array]:
     """Colour u1 [H,W,3] and depth f4 [H,W] of frame `index`; OSError or ValueError if they cannot be read."""
-    rgb = _read_png(folder / view / "rgb" / _frame(index), np.uint8)
+    rgb = read_rgb(folder, view, index)
     counts = _read_png(folder / view / "depth" / _frame(index), np.uint16)
     return rgb, decode_depth(counts)
+
+
+def read_rgb(folder: Path, view: str, index: int) -> Array:
+    """Colour u1 [H,W,3] of frame `index`; OSError or ValueError if it cannot be read."""
+    return _read_png(folder / view / "rgb" / _frame(index), np.uint8)
 
 
 def _frame(index: int) -> str:

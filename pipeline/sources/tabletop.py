@@ -1,22 +1,27 @@
 """The simulated tabletop world as a dataset: generated on the fly, or read from recorded `rgbd` files."""
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from data_specs.arrays import Array
 from data_specs.datasets import ClipRef, DatasetSpec, FrameSampling, safe_key
-from data_specs.records import BadClip, Clip
+from data_specs.records import BadClip, Clip, Trajectory
 from pipeline.sim.camera import check_view
+from pipeline.sim.mjcf import CONTROL_HZ
 from pipeline.sim.tasks import find_tasks
 from pipeline.sources.base import check_options, check_ref, check_split
 from pipeline.sources.frames import check_count, pick_indices, resize_crop
 
-_GENERATED = ("clips", "seed", "tasks", "view", "camera_motion", "distractors")
-_RECORDED = ("view",)
+T = TypeVar("T")
+
+_GENERATED = ("clips", "seed", "tasks", "view", "views", "camera_motion", "distractors", "perturb")
+_RECORDED = ("view", "views")
 
 
 class TabletopSource:
@@ -24,11 +29,15 @@ class TabletopSource:
 
     `action` is that of the single control step (1/20 s) that starts at the frame; `extra["action_sum"]` f4 [F,7] is
     the sum of all before it, 0 at the start of the episode: the action accumulated between two frames is a difference.
+    `trajectory` has the K control steps of the whole episode; a frame after the last of them was seen at step K.
 
-    Options: `view` (agent or wrist); without a root also `clips` (how many, 20), `seed` (0), `tasks` (all, or names
-    with commas between), `camera_motion` and `distractors` (true or false: the agent camera moves, things move that
-    take no part). A generated clip depends on seed, index and tasks only, and on whether these two are true; it equals
-    the recorded one bit for bit if it was recorded at the size that is asked for.
+    Options: `view` (agent or wrist), `views` (names with commas between: pictures in `Clip.views` beside those of
+    `view`, of the same size); without a root also `clips` (how many, 20), `seed` (0), `tasks` (all, or names with
+    commas between), `camera_motion` and `distractors` (true or false: the agent camera moves, things move that take no
+    part), `perturb` (0; the scale of noise on what is executed, see `pipeline.sim.perturb`: `action` and `trajectory`
+    keep what the expert wanted, `action_sum` what was done). A generated clip depends on seed, index, tasks and
+    perturb only, and on whether these two are true; it equals the recorded one bit for bit if it was recorded at the
+    size that is asked for.
     """
 
     spec = DatasetSpec(
@@ -48,11 +57,13 @@ class TabletopSource:
         self._split = check_split(self.spec, split)
         check_options(self.spec, options, _GENERATED if root is None else _RECORDED)
         self._view = check_view(options.get("view", "agent"))
+        self._views = _names(options.get("views", ""))
         self._clips = _whole(options, "clips", 20, least=1)
         self._seed = _whole(options, "seed", 0, least=0)
         self._camera_motion = _truth(options, "camera_motion")
         self._distractors = _truth(options, "distractors")
-        if self._camera_motion and self._view != "agent":
+        self._perturb = _scale(options, "perturb")
+        if self._camera_motion and "agent" not in (self._view, *self._views):
             raise ValueError("Option camera_motion moves the agent camera: leave it out with view=wrist.")
         self._tasks = options.get("tasks", "all")
         find_tasks(self._tasks)
@@ -87,11 +98,16 @@ class TabletopSource:
             find_tasks(self._tasks),
             camera_motion=self._camera_motion,
             distractors=self._distractors,
+            perturb=self._perturb,
         )
         time = episode.time
         taken = pick_indices(time, frames)
         check_count(ref.key, len(taken), frames, len(time))
-        pictures = [episode.picture(float(time[i]), self._view, frames.size, frames.size) for i in taken]
+        seen = {
+            view: [episode.picture(float(time[i]), view, frames.size, frames.size) for i in taken]
+            for view in dict.fromkeys((self._view, *self._views))
+        }
+        pictures = seen[self._view]
         return Clip(
             key=ref.key,
             split=ref.split,
@@ -105,14 +121,17 @@ class TabletopSource:
             action=episode.action[taken],
             is_pad=episode.is_pad[taken],
             extra={"action_sum": episode.action_sum[taken]},
+            trajectory=episode.trajectory(np.array(taken)),
+            views={view: np.stack([p.rgb for p in seen[view]]) for view in self._views},
         )
 
     def _list_recorded(self, root: Path) -> list[ClipRef]:
         from pipeline.sim.rgbd import CLIPS, INDEX, read_index
 
         index = read_index(root)
-        if self._view not in index["views"]:
-            raise ValueError(f"{root} has no view {self._view!r}; it was recorded with {', '.join(index['views'])}.")
+        for view in (self._view, *self._views):
+            if view not in index["views"]:
+                raise ValueError(f"{root} has no view {view!r}; it was recorded with {', '.join(index['views'])}.")
         refs = []
         for number, row in enumerate(index["clips"]):
             if not (isinstance(row, dict) and all(isinstance(row.get(k), str) for k in ("key", "split"))):
@@ -151,6 +170,7 @@ class TabletopSource:
             intrinsic = _floats(camera["intrinsic"], (count, 3, 3))
             extrinsic = _floats(camera["extrinsic"], (count, 3, 4))
             text = str(clip["instruction"])
+            trajectory = self._trajectory(clip, state, action, is_pad)
         except (OSError, json.JSONDecodeError) as error:
             raise BadClip(ref.key, f"clip.json cannot be read ({error})") from None
         except (KeyError, TypeError, ValueError) as error:
@@ -159,10 +179,7 @@ class TabletopSource:
         check_count(ref.key, len(taken), frames, count)
         rgbs, depths, intrinsics = [], [], []
         for i in taken:
-            try:
-                rgb, depth = read_frame(ref.path, self._view, i)
-            except (OSError, ValueError, SyntaxError) as error:  # Pillow raises SyntaxError for broken PNG chunks
-                raise BadClip(ref.key, f"frame {i} cannot be read ({error})") from None
+            rgb, depth = _read(ref.key, read_frame, ref.path, self._view, i)
             if rgb.shape[:2] != depth.shape:
                 raise BadClip(ref.key, f"frame {i} has colour {rgb.shape[:2]} and depth {depth.shape}")
             if rgb.shape[:2] == (frames.size, frames.size):
@@ -185,7 +202,39 @@ class TabletopSource:
             action=action[taken],
             is_pad=is_pad[taken],
             extra={"action_sum": action_sum[taken]},
+            trajectory=None if trajectory is None else replace(trajectory, step=trajectory.step[taken]),
+            views={view: self._pictures(ref, view, taken, frames.size) for view in self._views},
         )
+
+    def _trajectory(self, clip: dict[str, Any], state: Array, action: Array, is_pad: Array) -> Trajectory | None:
+        """The whole episode with the step of every recorded frame; None in a recording that lacks control steps."""
+        if clip.get("fps", CONTROL_HZ) == CONTROL_HZ:
+            steps = int((~is_pad).sum())
+            return Trajectory(state=state[:steps], action=action[:steps], step=np.arange(len(is_pad)), hz=CONTROL_HZ)
+        if "trajectory" not in clip:  # recorded before there was one
+            return None
+        whole = clip["trajectory"]
+        states = _floats(whole["state"], (None, self.spec.state_dim))
+        actions = _floats(whole["action"], (len(states), self.spec.action_dim))
+        step = np.array(whole["step"], dtype=np.int64).reshape(len(is_pad))
+        if (np.diff(step) <= 0).any() or (len(step) and not 0 <= step[0] <= step[-1] <= len(states)):
+            raise ValueError("trajectory steps that do not increase from 0 to the number of control steps")
+        return Trajectory(state=states, action=actions, step=step, hz=CONTROL_HZ)
+
+    def _pictures(self, ref: ClipRef, view: str, taken: Sequence[int], size: int) -> Array:
+        """The frames u1 [F,size,size,3] of a further view."""
+        from pipeline.sim.rgbd import read_rgb
+
+        assert ref.path is not None
+        rgbs = (_read(ref.key, read_rgb, ref.path, view, i) for i in taken)
+        return np.stack([rgb if rgb.shape[:2] == (size, size) else resize_crop(rgb, size=size)[0] for rgb in rgbs])
+
+
+def _read(key: str, reader: Callable[[Path, str, int], T], folder: Path, view: str, index: int) -> T:
+    try:
+        return reader(folder, view, index)
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises SyntaxError for broken PNG chunks
+        raise BadClip(key, f"frame {index} of view {view} cannot be read ({error})") from None
 
 
 def _floats(values: Any, shape: tuple[int | None, ...], dtype: type[np.floating[Any]] = np.float32) -> Array:
@@ -198,11 +247,29 @@ def _floats(values: Any, shape: tuple[int | None, ...], dtype: type[np.floating[
     return array
 
 
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(check_view(name.strip()) for name in text.split(",")) if text else ()
+    if len(set(names)) != len(names):
+        raise ValueError(f"Option views={text!r} of dataset 'tabletop': expected each view once.")
+    return names
+
+
 def _truth(options: Mapping[str, str], name: str) -> bool:
     text = options.get(name, "false")
     if text not in ("true", "false"):
         raise ValueError(f"Option {name} of dataset 'tabletop' is true or false, got {text!r}.")
     return text == "true"
+
+
+def _scale(options: Mapping[str, str], name: str) -> float:
+    text = options.get(name, "0")
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"Option {name} of dataset 'tabletop' is a number of at least 0 (0: no noise), got {text!r}.")
+    return value
 
 
 def _whole(options: Mapping[str, str], name: str, default: int, *, least: int) -> int:

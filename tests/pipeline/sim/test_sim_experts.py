@@ -23,6 +23,24 @@ def test_the_expert_succeeds_nine_times_in_ten(task) -> None:
     assert done >= 45, f"{task.name}: {done} of 50"
 
 
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+def test_the_expert_comes_back_from_noise(task) -> None:
+    one, other = (attempt_episode(11, 1, 0, task, perturb=scale) for scale in (0.0, 1.0))
+    assert one.success
+    assert other.success
+    assert one.scene == other.scene
+    assert np.array_equal(one.action, one.executed)
+    assert np.abs(other.executed - other.action)[:, :3].max() > 0.1
+    assert not np.array_equal(one.state, other.state[: len(one.state)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+def test_with_noise_it_succeeds_four_times_in_five(task) -> None:
+    done = sum(attempt_episode(12, index, 0, task, perturb=1.0).success for index in range(50))
+    assert done >= 40, f"{task.name}: {done} of 50"
+
+
 def test_an_episode_is_consistent() -> None:
     episode = demonstrate(1, 2)
     count = len(episode.time)

@@ -27,7 +27,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def digest(clip: Clip) -> str:
     sha = hashlib.sha256(f"{clip.key} {clip.split} {clip.text}".encode())
-    arrays = {**vars(clip), **clip.extra}
+    arrays = {**vars(clip), **clip.extra, **clip.views}
+    if clip.trajectory is not None:
+        arrays |= {f"trajectory/{name}": value for name, value in vars(clip.trajectory).items()}
     for name, value in arrays.items():
         if isinstance(value, np.ndarray):
             sha.update(f"{name} {value.dtype} {value.shape}".encode() + value.tobytes())
@@ -77,6 +79,75 @@ def test_what_was_done_between_two_frames_is_a_difference_of_sums(frames: FrameS
     for i in range(len(clip) - 1):
         for j in range(i + 1, len(clip)):
             np.testing.assert_allclose(total[j] - total[i], action[at[i] : at[j]].sum(axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("perturb", ["0", "1"])
+def test_the_trajectory_is_the_whole_episode(perturb: str) -> None:
+    source = open_source("tabletop", options={"seed": "2", "perturb": perturb})
+    episode = demonstrate(2, 1, perturb=float(perturb))
+    clip = source.read(source.clips()[1], FrameSampling(fps=3, max=0, size=16))
+    assert clip.trajectory.hz == 20
+    np.testing.assert_array_equal(clip.trajectory.state, episode.state[:-1])
+    np.testing.assert_array_equal(clip.trajectory.action, episode.action[:-1])
+    np.testing.assert_allclose(clip.trajectory.step, clip.time * 20)
+    assert clip.trajectory.step.dtype == np.int64
+    for i, step in enumerate(clip.trajectory.step):
+        np.testing.assert_array_equal(clip.state[i], episode.state[step])
+        np.testing.assert_array_equal(clip.action[i], episode.action[step])
+
+
+def test_noise_changes_what_is_done_and_keeps_what_was_wanted() -> None:
+    still, noisy = (
+        open_source("tabletop", options={**OPTIONS, "perturb": scale}).read(
+            open_source("tabletop", options=OPTIONS).clips()[0], FrameSampling(fps=20, max=0, size=16)
+        )
+        for scale in ("0", "1")
+    )
+    done = np.diff(noisy.extra["action_sum"], axis=0)
+    wanted = noisy.action[:-1]
+    assert 0.02 < np.abs(done - wanted)[:, :3].mean() < 0.3
+    np.testing.assert_allclose(done[:, [3, 4, 6]], wanted[:, [3, 4, 6]], atol=1e-5)  # neither tilted nor let go
+    np.testing.assert_allclose(np.diff(still.extra["action_sum"], axis=0), still.action[:-1], atol=1e-5)
+    assert noisy.text == still.text
+    np.testing.assert_array_equal(noisy.state[0], still.state[0])
+
+
+def test_further_views(root: Path) -> None:
+    plain, more = (open_source("tabletop", options={**OPTIONS, **views}) for views in ({}, {"views": "wrist, agent"}))
+    ref = plain.clips()[0]
+    one, other = plain.read(ref, SMALL), more.read(ref, SMALL)
+    assert list(other.views) == ["wrist", "agent"]
+    np.testing.assert_array_equal(other.views["agent"], one.rgb)
+    wrist = open_source("tabletop", options={**OPTIONS, "view": "wrist"}).read(ref, SMALL)
+    np.testing.assert_array_equal(other.views["wrist"], wrist.rgb)
+    assert not one.views
+    recorded = open_source("tabletop", root, options={"views": "wrist,agent"})
+    assert digest(recorded.read(recorded.clips()[0], SMALL)) == digest(other)
+    assert recorded.read(recorded.clips()[0], FrameSampling(size=24)).views["wrist"].shape[1:] == (24, 24, 3)
+
+
+@pytest.mark.parametrize("fps", [4, None])
+def test_a_noisy_recording_equals_the_generated_clip(tmp_path: Path, fps: float | None) -> None:
+    record("rgbd", tmp_path / "data", clips=1, seed=3, tasks="reach", size=48, fps=fps, perturb=0.8)
+    assert json.loads((tmp_path / "data/dataset.json").read_text())["perturb"] == 0.8
+    generated = open_source("tabletop", options={**OPTIONS, "perturb": "0.8"})
+    recorded = open_source("tabletop", tmp_path / "data")
+    assert digest(generated.read(generated.clips()[0], SMALL)) == digest(recorded.read(recorded.clips()[0], SMALL))
+
+
+def test_a_recording_that_lacks_control_steps_has_no_trajectory(tmp_path: Path) -> None:
+    record("rgbd", tmp_path / "data", clips=1, seed=3, tasks="reach", size=48, fps=4)
+    source = open_source("tabletop", tmp_path / "data")
+    ref = source.clips()[0]
+    path = ref.path / "clip.json"
+    clip = json.loads(path.read_text())
+    whole = clip.pop("trajectory")
+    path.write_text(json.dumps(clip))  # as recorded before there was one
+    assert source.read(ref, SMALL).trajectory is None
+    whole["step"][-1] = len(whole["state"]) + 1
+    path.write_text(json.dumps({**clip, "trajectory": whole}))
+    with pytest.raises(BadClip, match="trajectory steps"):
+        source.read(ref, SMALL)
 
 
 @pytest.mark.parametrize("view", ["agent", "wrist"])
@@ -191,6 +262,11 @@ def test_damage_is_a_bad_clip(root: Path, tmp_path: Path, damage: str) -> None:
         ({"seed": "x"}, "whole number"),
         ({"tasks": "juggle"}, "Unknown task"),
         ({"distractors": "yes"}, "true or false"),
+        ({"perturb": "much"}, "number of at least 0"),
+        ({"perturb": "-1"}, "number of at least 0"),
+        ({"perturb": "nan"}, "number of at least 0"),
+        ({"views": "wrist,wrist"}, "each view once"),
+        ({"views": "wirst"}, "Did you mean 'wrist'"),
         ({"camera_motion": "true", "view": "wrist"}, "agent camera"),
     ],
 )
