@@ -14,3 +14,7 @@ the frames' own rate; bool [F,H], true past the end of the episode, where the la
 
 CHUNK_COLUMN, CHUNK_PAD_COLUMN = EXTRA + CHUNK_NAME, EXTRA + CHUNK_PAD_NAME
 """Columns of a store."""
+
+STATE_PATH_NAME, ACTION_PATH_NAME, STEP_NAME = "path_state", "path_action", "path_step"
+"""Keys of `ClipRecord.extra` beside the chunks: the episode's K control steps whole, f4 [K,S] and f4 [K,A], and i8 [F],
+the step at which each frame was seen. Not a row a frame: read them with `store[i].extra`."""

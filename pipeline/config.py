@@ -3,9 +3,9 @@
 import difflib
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from data_specs.datasets import FrameSampling, Geometry
 
@@ -22,6 +22,15 @@ class Config(BaseModel):
     """Base of every recipe part: frozen, and a misspelt key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _numbers(value: Any) -> Any:
+    """Numbers with commas between them, as an override gives them, with or without brackets."""
+    return value.strip("[]() ").split(",") if isinstance(value, str) else value
+
+
+Triple = Annotated[tuple[float, float, float], BeforeValidator(_numbers)]
+"""x, y, z; as an override `0,0,0.1`."""
 
 
 class VggtSection(Config):
@@ -67,6 +76,11 @@ class PointsSection(Config):
     than `count` such pixels is padded (`too_few=pad`, the count recorded) or makes its clip bad (`reject`); under
     `min_points` it is bad in any case. A point moves when another frame of its clip looks through its place and sees
     something farther away, by more than the share `moving` of its depth.
+
+    `normalise` fits the space to the cloud: `unit` to [-1, 1], `scene` to a height of 3. `fixed` fits nothing: it is
+    (xyz - box_centre) * box_scale in the world's own units, the same for every frame of every clip, so that a metre
+    stays a metre and a frame needs no other to be placed. With `crop`, half sides of a box around `box_centre` in the
+    world's units (0: none), only points inside of it count.
     """
 
     count: int = Field(default=8192, ge=64, le=65535)
@@ -74,10 +88,24 @@ class PointsSection(Config):
     min_conf: float = Field(default=0.0, ge=0)
     too_few: Literal["pad", "reject"] = "pad"
     min_points: int = Field(default=1024, ge=1)
-    normalise: Literal["unit", "scene"] = "unit"
+    normalise: Literal["unit", "scene", "fixed"] = "unit"
     per: Literal["frame", "clip"] = "clip"
     normals: Literal["zeros", "depth"] = "zeros"
     moving: float = Field(default=0.025, gt=0, lt=1)
+    box_centre: Triple = (0.0, 0.0, 0.0)
+    box_scale: float = Field(default=1.0, gt=0)
+    crop: Triple = (0.0, 0.0, 0.0)
+
+    @property
+    def cropped(self) -> bool:
+        """Whether only points of a box count."""
+        return self.crop != (0.0, 0.0, 0.0)
+
+    @model_validator(mode="after")
+    def _box(self) -> Self:
+        if self.cropped and min(self.crop) <= 0:
+            raise ValueError(f"crop={_triple(self.crop)}, expected three half sides above 0, or 0,0,0 for no box")
+        return self
 
 
 class StoreSection(Config):
@@ -86,6 +114,23 @@ class StoreSection(Config):
     shard_mb: float = Field(default=256.0, gt=0)
     image: Literal["jpeg", "png"] = "jpeg"
     quality: int = Field(default=90, ge=1, le=100)
+
+
+class RobotSection(Config):
+    """What a policy needs beside features.
+
+    `chunk` control steps of action from each frame on, at the robot's own rate, whatever the frames' (0: none); the
+    robot's whole way is then kept, too, and the statistics of state and action are those of all its steps. `live`:
+    every frame goes through the models by itself, so that nothing that is stored of it depends on another, and a
+    policy that acts sees, bit for bit, what it was trained on.
+    """
+
+    chunk: int = Field(default=0, ge=0, le=4096)
+    live: bool = False
+
+
+LATER = ("robot", "points.box_centre", "points.box_scale", "points.crop")
+"""Keys that came after the first stores: at their defaults, a manifest does not name them."""
 
 
 class ExtractRecipe(Config):
@@ -100,6 +145,36 @@ class ExtractRecipe(Config):
     concerto: ConcertoSection = ConcertoSection()
     points: PointsSection = PointsSection()
     store: StoreSection = StoreSection()
+    robot: RobotSection = RobotSection()
+
+    @model_validator(mode="after")
+    def _frame_by_frame(self) -> Self:
+        if self.robot.live and (problem := self.needs_other_frames()):
+            raise ValueError(f"robot.live=true encodes each frame by itself, but {problem}")
+        return self
+
+    def needs_other_frames(self) -> str | None:
+        """Why a frame of this recipe depends on others of its clip, and what to change; None when it does not."""
+        if self.geometry.source == "vggt_window" and self.geometry.window > 1:
+            return "geometry.source=vggt_window lifts frames together: choose vggt or sensor"
+        if self.points.per == "clip" and self.points.normalise != "fixed":
+            return (
+                f"points.normalise={self.points.normalise} with points.per=clip fits a space to the whole clip: choose "
+                "points.normalise=fixed or points.per=frame"
+            )
+        return None
+
+    def recorded(self) -> dict[str, Any]:
+        """The recipe as a manifest keeps it: a store that uses nothing of `LATER` says what it said before them."""
+        values, default = self.model_dump(mode="json"), type(self)().model_dump(mode="json")
+        for name in LATER:
+            *path, last = name.split(".")
+            mine, theirs = values, default
+            for part in path:
+                mine, theirs = mine[part], theirs[part]
+            if mine[last] == theirs[last]:
+                del mine[last]
+        return values
 
 
 class TrainSection(Config):
@@ -236,6 +311,8 @@ def override(config: ConfigT, assignments: Iterable[str]) -> ConfigT:
     except ValidationError as error:
         problems = [
             f"{'.'.join(str(part) for part in problem['loc'])}={_shown(problem['input'])}: {problem['msg'].lower()}"
+            if problem["loc"]
+            else problem["msg"].removeprefix("Value error, ")
             for problem in error.errors()
         ]
         raise RequestError("The recipe does not hold together: " + "; ".join(problems) + ".") from None
@@ -247,6 +324,10 @@ def _parse(text: str) -> Any:
     except json.JSONDecodeError:
         return text
     return text if isinstance(value, (dict, list)) else value
+
+
+def _triple(values: tuple[float, float, float]) -> str:
+    return ",".join(f"{value:g}" for value in values)
 
 
 def _shown(value: Any) -> str:

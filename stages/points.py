@@ -7,6 +7,7 @@ Everything is a function of its arguments alone: no global random state, nothing
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -122,7 +123,7 @@ def _voxel_order(xyz_N3: Tensor, voxel: float) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Frame3D:
-    """A normalised space: normalised = (xyz - centre) * scale. `low` [3] is the least normalised coordinate."""
+    """A normalised space: normalised = (xyz - centre) * scale. `low` [3] is where its voxel grid begins, normalised."""
 
     centre: Tensor
     scale: Tensor
@@ -157,6 +158,22 @@ def fit_normalisation(xyz_N3: Tensor, kind: Normalisation) -> Frame3D:
         raise ValueError(f"a cloud of extent {extent.tolist()} cannot be normalised to {kind!r}")
     scale = target / size
     return Frame3D(centre=centre, scale=scale, low=(low - centre) * scale)
+
+
+def fixed_space(xyz_N3: Tensor, centre: Sequence[float], scale: float, low: Sequence[float], step: float) -> Frame3D:
+    """A normalised space that is told, not fitted: the same for every cloud, so that it stands still in the world.
+
+    Args:
+        xyz_N3: the cloud, which only says whether the grid must begin lower.
+        centre, scale: of the space, in the world's units.
+        low: [3] where the grid begins, normalised.
+        step: a whole number of these lower, normalised, it begins where points lie below: cells stay where they are.
+    """
+    begin = xyz_N3.new_tensor(low)
+    middle = xyz_N3.new_tensor(centre)
+    size = xyz_N3.new_tensor(scale)
+    below = torch.floor(((xyz_N3.amin(0) - middle) * size - begin) / step).clamp_max(0)
+    return Frame3D(centre=middle, scale=size, low=begin + below * step)
 
 
 @dataclass(frozen=True, kw_only=True)

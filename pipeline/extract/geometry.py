@@ -1,5 +1,6 @@
 """Depth and camera of a clip: from VGGT or from the dataset's sensors, always in a world whose z points up."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,15 +30,30 @@ class Geometry:
     intrinsic: Tensor
     extrinsic: Tensor
 
+    @classmethod
+    def join(cls, parts: Sequence["Geometry"]) -> "Geometry":
+        """The frames of all parts, one after the other."""
+        return cls(
+            depth=torch.cat([part.depth for part in parts]),
+            conf=torch.cat([part.conf for part in parts]),
+            intrinsic=torch.cat([part.intrinsic for part in parts]),
+            extrinsic=torch.cat([part.extrinsic for part in parts]),
+        )
 
-def lift(clip: Clip, section: GeometrySection, vggt: VGGTEncoder | None, device: torch.device) -> Geometry:
-    """Geometry of all frames; BadClip names the first frame whose depth or camera cannot be used."""
+
+def lift(
+    clip: Clip, section: GeometrySection, vggt: VGGTEncoder | None, device: torch.device, *, first: int = 0
+) -> Geometry:
+    """Geometry of all frames; BadClip names the first frame whose depth or camera cannot be used.
+
+    `first` is the number of the clip's first frame, where it was cut out of a longer one.
+    """
     if section.source == "sensor":
         geometry = _from_sensor(clip, device)
     else:
         assert vggt is not None, "geometry from VGGT needs VGGT"
         geometry = _from_vggt(clip, section, vggt, device)
-    _check(clip.key, geometry)
+    _check(clip.key, geometry, first)
     return geometry
 
 
@@ -69,7 +85,7 @@ def _from_vggt(clip: Clip, section: GeometrySection, vggt: VGGTEncoder, device: 
     )
 
 
-def _check(key: str, geometry: Geometry) -> None:
+def _check(key: str, geometry: Geometry, first: int) -> None:
     for name, values in (
         ("depth", geometry.depth),
         ("confidence", geometry.conf),
@@ -83,5 +99,5 @@ def _check(key: str, geometry: Geometry) -> None:
             frame = int(torch.nonzero(~good)[0])
             raise BadClip(
                 key,
-                f"the {name} of frame {frame} is not finite or not positive; expected usable geometry",
+                f"the {name} of frame {first + frame} is not finite or not positive; expected usable geometry",
             )

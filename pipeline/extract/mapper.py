@@ -1,21 +1,27 @@
 """One clip through the frozen models: decoded frames in, what the store keeps out.
 
-A clip is always processed whole and alone, so that what is stored depends on the clip, the recipe and the weights, and
-on nothing else: not on the shard, the worker or the neighbours.
+A clip is always processed alone, whole or frame by frame, so that what is stored depends on the clip, the recipe and
+the weights, and on nothing else: not on the shard, the worker or the neighbours.
 """
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from data_specs.arrays import Array
 from data_specs.records import BadClip, Cameras, Clip, ClipRecord
 from pipeline.config import ExtractRecipe
 from pipeline.extract.geometry import Geometry, lift
 from pipeline.extract.models import FrozenModels
 from pipeline.extract.pack import FramePoints, encode_images, pack_cells, pack_motion, pack_points, pack_tokens
+from pipeline.extract.robot import pack_chunks
 from stages.points import (
     Frame3D,
     fit_normalisation,
+    fixed_space,
     normals_from_depth,
     priorities,
     subsample,
@@ -25,6 +31,34 @@ from stages.points import (
 
 CLOUDS_A_BATCH = 4
 """Clouds that go through Concerto together. Fixed, so that a clip gives the same bytes on every run."""
+
+
+COARSE_STEPS = 16
+"""Grid steps along a side of Concerto's coarsest cells: how far the origin of a fixed space may move at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lifted:
+    """The frames of a clip as points with features: `xyz` f4 [F,H,W,3] world, the rest a frame each."""
+
+    geometry: Geometry
+    xyz: Tensor
+    spaces: list[Frame3D]
+    feats: list[Tensor]
+    frames: list[FramePoints]
+
+    @classmethod
+    def join(cls, parts: Sequence["Lifted"]) -> "Lifted":
+        """The frames of all parts, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            geometry=Geometry.join([part.geometry for part in parts]),
+            xyz=torch.cat([part.xyz for part in parts]),
+            spaces=[space for part in parts for space in part.spaces],
+            feats=[feat for part in parts for feat in part.feats],
+            frames=[frame for part in parts for frame in part.frames],
+        )
 
 
 class Mapper:
@@ -38,14 +72,11 @@ class Mapper:
     def __call__(self, clip: Clip) -> ClipRecord:
         """Lift, subsample, normalise, voxelise, encode and pack the frames of a clip."""
         recipe = self.recipe
-        with self._autocast(recipe.vggt.dtype):
-            geometry = lift(clip, recipe.geometry, self.models.vggt, self.models.device)
-        xyz_FHW3 = unproject(geometry.depth, geometry.intrinsic, geometry.extrinsic)
-        chosen = self._choose(clip.key, geometry, xyz_FHW3)
-        spaces = self._normalise(clip.key, xyz_FHW3, chosen)
-        feats, frames = self._encode(clip, geometry, xyz_FHW3, chosen, spaces)
+        chunks = pack_chunks(clip, recipe.robot.chunk)
+        lifted = self.lift(clip)
+        geometry, frames = lifted.geometry, lifted.frames
         points, depth_range, conf_range = pack_points(clip.rgb, frames, recipe.points.count)
-        tokens = pack_tokens(feats, frames)
+        tokens = pack_tokens(lifted.feats, frames)
         if not np.isfinite(tokens.feat).all():
             raise BadClip(clip.key, "has features that are not finite in float16; expected magnitudes under 65504")
         return ClipRecord(
@@ -61,41 +92,59 @@ class Mapper:
                 extrinsic=geometry.extrinsic[:, :3].cpu().numpy().astype(np.float32),
                 range=depth_range,
                 conf_range=conf_range,
-                normalisation=torch.stack([space.as_row() for space in spaces]).cpu().numpy().astype(np.float32),
+                normalisation=torch.stack([space.as_row() for space in lifted.spaces]).cpu().numpy().astype(np.float32),
             ),
             rgb=encode_images(clip.rgb, recipe.store.image, recipe.store.quality),
             state=clip.state,
             action=clip.action,
             is_pad=clip.is_pad,
-            extra={**clip.extra, **pack_motion(frames, xyz_FHW3, geometry, recipe.points.moving)},
+            extra={**clip.extra, **chunks, **pack_motion(frames, lifted.xyz, geometry, recipe.points.moving)},
         )
+
+    def lift(self, clip: Clip) -> Lifted:
+        """The frames of a clip together or, with `robot.live`, each through everything by itself."""
+        if not self.recipe.robot.live:
+            return self._lift(clip, 0)
+        return Lifted.join([self._lift(single_frame(clip, i), i) for i in range(len(clip))])
+
+    def _lift(self, clip: Clip, first: int) -> Lifted:
+        """`first` is the number of the clip's first frame, for what is said of a bad one."""
+        with self._autocast(self.recipe.vggt.dtype):
+            geometry = lift(clip, self.recipe.geometry, self.models.vggt, self.models.device, first=first)
+        xyz_FHW3 = unproject(geometry.depth, geometry.intrinsic, geometry.extrinsic)
+        chosen = self._choose(clip.key, geometry, xyz_FHW3, first)
+        spaces = self._normalise(clip.key, xyz_FHW3, chosen)
+        feats, frames = self._encode(clip, geometry, xyz_FHW3, chosen, spaces)
+        return Lifted(geometry=geometry, xyz=xyz_FHW3, spaces=spaces, feats=feats, frames=frames)
 
     def _autocast(self, dtype: str) -> torch.autocast:
         return torch.autocast(self.models.device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
 
-    def _choose(self, key: str, geometry: Geometry, xyz_FHW3: Tensor) -> list[Tensor]:
+    def _choose(self, key: str, geometry: Geometry, xyz_FHW3: Tensor, first: int) -> list[Tensor]:
         section = self.recipe.points
         usable = (geometry.depth > 0) & (geometry.conf >= section.min_conf) & torch.isfinite(xyz_FHW3).all(-1)
         if self.recipe.geometry.source == "sensor":
             usable &= geometry.conf > 0
+        if section.cropped:
+            away = (xyz_FHW3 - xyz_FHW3.new_tensor(section.box_centre)).abs()
+            usable &= (away <= xyz_FHW3.new_tensor(section.crop)).all(-1)
         enough = section.count if section.too_few == "reject" else min(section.min_points, section.count)
         available = usable.flatten(1).sum(1)
         if bool((available < enough).any()):
             frame = int(torch.nonzero(available < enough)[0])
+            crop = f", points.crop={','.join(f'{half:g}' for half in section.crop)}" if section.cropped else ""
             raise BadClip(
                 key,
-                f"frame {frame} has {int(available[frame])} usable points, expected at least {enough} "
+                f"frame {first + frame} has {int(available[frame])} usable points, expected at least {enough} "
                 f"(points.count={section.count}, points.too_few={section.too_few}, "
-                f"points.min_points={section.min_points}, points.min_conf={section.min_conf:g})",
+                f"points.min_points={section.min_points}, points.min_conf={section.min_conf:g}{crop})",
             )
         xyz_FQ3 = xyz_FHW3.flatten(1, 2)
         voxel = None
         if section.sampling == "voxel":
             # the voxel of the normalised space, back in the clip's own units
             try:
-                voxel = self.recipe.concerto.grid / float(
-                    fit_normalisation(xyz_FQ3[usable.flatten(1)], section.normalise).scale
-                )
+                voxel = self.recipe.concerto.grid / float(self._space(xyz_FQ3[usable.flatten(1)]).scale)
             except ValueError as error:
                 raise BadClip(key, str(error)) from None
         return subsample(
@@ -113,10 +162,18 @@ class Mapper:
         clouds = [xyz.flatten(0, 1)[pixel] for xyz, pixel in zip(xyz_FHW3, chosen, strict=True)]
         try:
             if section.per == "clip":
-                return [fit_normalisation(torch.cat(clouds), section.normalise)] * len(clouds)
-            return [fit_normalisation(cloud, section.normalise) for cloud in clouds]
+                return [self._space(torch.cat(clouds))] * len(clouds)
+            return [self._space(cloud) for cloud in clouds]
         except ValueError as error:
             raise BadClip(key, str(error)) from None
+
+    def _space(self, cloud_N3: Tensor) -> Frame3D:
+        section = self.recipe.points
+        if section.normalise != "fixed":
+            return fit_normalisation(cloud_N3, section.normalise)
+        low = [-half * section.box_scale for half in section.crop]  # of the box; without one, cells of the origin
+        step = self.recipe.concerto.grid * COARSE_STEPS
+        return fixed_space(cloud_N3, section.box_centre, section.box_scale, low, step)
 
     def _encode(
         self, clip: Clip, geometry: Geometry, xyz_FHW3: Tensor, chosen: list[Tensor], spaces: list[Frame3D]
@@ -163,3 +220,25 @@ class Mapper:
                 feats.append(encoded.feat[token_start:end].float())
                 voxel_start, token_start = voxel_start + count, end
         return feats, frames
+
+
+def single_frame(clip: Clip, index: int) -> Clip:
+    """Frame `index` as a clip of its own, with the pictures, sensors and robot data of that moment."""
+
+    def one(array: Array | None) -> Array | None:
+        return None if array is None else array[index : index + 1]
+
+    return replace(
+        clip,
+        rgb=clip.rgb[index : index + 1],
+        time=clip.time[index : index + 1],
+        depth=one(clip.depth),
+        intrinsic=one(clip.intrinsic),
+        extrinsic=one(clip.extrinsic),
+        state=one(clip.state),
+        action=one(clip.action),
+        is_pad=one(clip.is_pad),
+        extra={},
+        trajectory=None,
+        views={name: pictures[index : index + 1] for name, pictures in clip.views.items()},
+    )

@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from data_specs.actions import ACTION_PATH_NAME
 from data_specs.datasets import ClipRef
 from data_specs.records import BadClip
-from data_specs.shards import DatasetRecord, Format, Manifest, Sidecar
+from data_specs.shards import EXTRA, DatasetRecord, Format, Manifest, Sidecar
 from pipeline.config import ExtractRecipe, RequestError
 from pipeline.devices import choose_device
 from pipeline.extract.decoding import decode_ahead
@@ -17,6 +18,7 @@ from pipeline.extract.mapper import Mapper
 from pipeline.extract.models import FrozenModels, load_models
 from pipeline.extract.partition import ShardPlan, clips_per_shard, listing_digest, plan_shards
 from pipeline.extract.progress import Reporter, Tally
+from pipeline.extract.robot import check_robot
 from pipeline.extract.statistics import robot_statistics
 from pipeline.extract.writing import WriterThread
 from pipeline.sources import open_source
@@ -126,7 +128,8 @@ def run_extract(request: ExtractRequest, report: Reporter) -> ExtractSummary:
         # also after Ctrl-C: what is committed is listed, and the store can be read as it is
         layout.write_index()
         layout.write_rejected()
-    if any("state" in sidecar.arrays or "action" in sidecar.arrays for sidecar in layout.sidecars()):
+    robot = {"state", "action", EXTRA + ACTION_PATH_NAME}
+    if any(robot & sidecar.arrays.keys() for sidecar in layout.sidecars()):
         layout.with_statistics(robot_statistics(request.out))
     return _summary(layout, request, tally, models)
 
@@ -134,6 +137,11 @@ def run_extract(request: ExtractRequest, report: Reporter) -> ExtractSummary:
 def _list_clips(request: ExtractRequest) -> tuple[Source, Sequence[ClipRef]]:
     try:
         source = open_source(request.dataset, request.root, request.split, request.options)
+        if request.recipe.robot.chunk and not source.spec.action_dim:
+            raise RequestError(
+                f"robot.chunk={request.recipe.robot.chunk} needs actions, and dataset {request.dataset} has none: give "
+                "robot.chunk=0, or a dataset of a robot."
+            )
         refs = source.clips()
     except ValueError as error:
         raise RequestError(str(error)) from None
@@ -159,7 +167,7 @@ def _refuse_early(request: ExtractRequest, dataset: DatasetRecord) -> None:
         refuse_existing(request.out)
     elif request.mode == "resume":
         old = StoreLayout.open(request.out).manifest
-        asked = {"recipe": request.recipe.model_dump(mode="json"), "dataset": dataset, "format": request.format}
+        asked = {"recipe": request.recipe.recorded(), "dataset": dataset, "format": request.format}
         refuse_other(request.out, old, old.model_copy(update=asked))
 
 
@@ -175,7 +183,7 @@ def manifest_of(request: ExtractRequest, source: Source, refs: Sequence[ClipRef]
         format=request.format,
         dataset=_dataset_record(request, source, refs),
         models=models.records,
-        recipe=recipe.model_dump(mode="json"),
+        recipe=recipe.recorded(),
         seed=recipe.seed,
         geometry={"source": recipe.geometry.source, "world": WORLDS[recipe.geometry.source]},
         sizes=sizes,
@@ -224,6 +232,7 @@ def _run(
             if decoded.clip is not None:
                 before = time.perf_counter()
                 try:
+                    check_robot(decoded.clip, layout.manifest.sizes)
                     record = mapper(decoded.clip)
                 except BadClip as error:
                     reason = error.reason
