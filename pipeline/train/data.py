@@ -4,6 +4,7 @@ The order is a function of seed and place, so that a run resumes in the middle o
 stream without talking. The sampler decides everything; loader processes only read.
 """
 
+import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -23,6 +24,9 @@ from pipeline.train.task import BatchPlan
 from stages.draw import mix_seed
 
 BatchT = TypeVar("BatchT")
+
+LOADER_TIMEOUT = 600
+"""Seconds without a batch after which loader processes are given up."""
 
 
 class PairStream:
@@ -127,17 +131,33 @@ def load_ahead(reader: Dataset[BatchT], items: Iterable[Any], section: TrainSect
         prefetch_factor=section.prefetch if workers else None,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_start_worker if workers else None,
+        multiprocessing_context=_fresh_processes() if workers else None,
+        timeout=LOADER_TIMEOUT if workers else 0,
         generator=torch.Generator(),  # or the loader would take its seed from the generator that training uses
     )
     try:
         yield from loader
     except RuntimeError as error:
+        if "DataLoader timed out" in str(error):
+            raise FailedError(
+                f"The loader processes gave no batch for {LOADER_TIMEOUT} s: is the store's disk or network gone? Go "
+                "on with --resume; train.workers=0 reads in the training process."
+            ) from error
         if "DataLoader worker" not in str(error):
             raise
         raise FailedError(
             f"A loader process died ({str(error).splitlines()[0]}): out of memory? Lower train.workers or "
             "train.prefetch, and go on with --resume."
         ) from error
+
+
+def _fresh_processes() -> Any:
+    """Loader processes are forked from one without threads, never from this one: what a fork copies of torch's thread
+    pools, or of a lock that another thread holds, can wait for ever.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", __name__])
+    return context
 
 
 def _start_worker(_number: int) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.config import FailedError
 from pipeline.train.checkpoint import RunFolder, RunRecord, load_state, load_weights
 from pipeline.train.metrics import Meter, MetricsLog
-from pipeline.train.optim import WeightAverage, learning_rate, make_optimizer
+from pipeline.train.optim import WeightAverage, learning_rate, make_optimizer, set_learning_rate
 from pipeline.train.processes import Processes, random_state, restore_random_state
 from pipeline.train.progress import Reporter
 from pipeline.train.signals import StopSignal
@@ -83,7 +83,7 @@ class Trainer:
         if state is None:
             self.task.start(self.module, self.processes.device)
         self.average = WeightAverage(self.module, self.section.ema) if self.section.ema else None
-        optimizer = make_optimizer(self.module, self.section)
+        optimizer = make_optimizer(self.module, self.section, self.task.lr_scales())
         if self.section.compile:
             self.module.compile()
         self.model, self.optimizer = self.processes.wrap(self.module, optimizer)
@@ -139,8 +139,7 @@ class Trainer:
     def _one_step(self, batches: Iterator[Any], stop: StopSignal) -> bool:
         """An optimiser step; whether any process was asked to stop."""
         begun = time.perf_counter()
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.section, self.step)
+        set_learning_rate(self.optimizer, learning_rate(self.section, self.step))
         losses, taken, waited = self._gradients(batches)
         norm = self.processes.clip(self.model, self.section.clip)
         asked = self._check(losses, norm, taken, stop)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -11,19 +12,36 @@ from pipeline.config import TrainSection
 _DECAYING = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def make_optimizer(model: nn.Module, section: TrainSection) -> torch.optim.AdamW:
+def make_optimizer(
+    model: nn.Module, section: TrainSection, lr_scales: Mapping[str, float] = MappingProxyType({})
+) -> torch.optim.AdamW:
     """AdamW over all parameters that learn. Weight decay is for the matrices of linear maps and convolutions only.
 
     Norms, biases, positions, queries and codebooks mean something at their own scale: they do not decay.
+
+    Args:
+        model, section: what learns, and how.
+        lr_scales: by the beginning of parameter names, what the rate is multiplied by there; 0 freezes them. A group
+            says its scale as `lr_scale`, see `set_learning_rate`.
     """
     matrices = {id(module.weight) for module in model.modules() if isinstance(module, _DECAYING)}
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parts: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        scale = next((scale for start, scale in lr_scales.items() if name.startswith(start)), 1.0)
+        if parameter.requires_grad:
+            parts.setdefault((scale, id(parameter) in matrices), []).append(parameter)
     groups = [
-        {"params": [p for p in learning if id(p) in matrices], "weight_decay": section.weight_decay},
-        {"params": [p for p in learning if id(p) not in matrices], "weight_decay": 0.0},
+        {"params": parts[key], "weight_decay": section.weight_decay if key[1] else 0.0, "lr_scale": key[0]}
+        for key in sorted(parts, reverse=True)
     ]
     betas = (section.beta1, section.beta2)
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=section.lr, betas=betas, fused=True)
+    return torch.optim.AdamW(groups, lr=section.lr, betas=betas, fused=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group its share of the rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("lr_scale", 1.0)  # checkpoints of before had no scales
 
 
 def learning_rate(section: TrainSection, step: int) -> float:

@@ -107,6 +107,10 @@ class Task(ABC, Generic[BatchT]):
         Must do the same in every process.
         """
 
+    def lr_scales(self) -> Mapping[str, float]:
+        """What the learning rate is multiplied by, by the beginning of parameter names; 1 for all others."""
+        return {}
+
     @abstractmethod
     def batches(self, plan: BatchPlan) -> Iterator[BatchT]:
         """Training batches from `plan.start` on, without end: a function of the recipe and the places of the plan."""

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pipeline.config import TrainSection
-from pipeline.train.optim import WeightAverage, learning_rate, make_optimizer
+from pipeline.train.optim import WeightAverage, learning_rate, make_optimizer, set_learning_rate
 
 
 def test_the_rate_warms_up_and_falls_to_its_last_share() -> None:
@@ -35,6 +35,19 @@ def test_only_matrices_of_linear_maps_decay() -> None:
     assert decaying == {id(net.linear.weight), id(net.conv.weight)}
     others = {id(p) for p in groups[1]["params"]}
     assert id(net.codebook) in others and len(others) == 5
+
+
+def test_parameters_of_a_part_can_have_a_share_of_the_rate() -> None:
+    net = nn.ModuleDict({"backbone": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
+    before = copy.deepcopy(net.state_dict())
+    optimizer = make_optimizer(net, TrainSection(weight_decay=0.0), {"backbone.": 0.1})
+    set_learning_rate(optimizer, 1.0)
+    for parameter in net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    moved = {name: float((value - before[name]).abs().mean()) for name, value in net.state_dict().items()}
+    assert moved["head.weight"] == pytest.approx(1.0) and moved["head.bias"] == pytest.approx(1.0)
+    assert moved["backbone.weight"] == pytest.approx(0.1) and moved["backbone.bias"] == pytest.approx(0.1)
 
 
 def test_the_average_follows_the_weights_and_can_be_swapped_in() -> None:
