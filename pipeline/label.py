@@ -23,15 +23,13 @@ import pyarrow.parquet as pq
 from data_specs.arrays import Array
 from pipeline.config import FailedError, RequestError
 from pipeline.evaluate.encoding import Encoder
+from pipeline.label_file import KEY
 from pipeline.store.errors import StoreError
 from pipeline.store.files import StoreFiles
 from pipeline.store.pairs import PairIndex
 
 PART = 4096
 """Pairs a part, at least; a clip is never cut."""
-
-KEY = b"cla"
-"""The entry of the file's metadata that says what the labels are, as JSON."""
 
 Mode = Literal["new", "resume", "overwrite"]
 
@@ -113,15 +111,6 @@ def label_facts(encoder: Encoder, *, embeddings: bool) -> dict[str, Any]:
         "embeddings": embeddings,
         "concerto_laq": version("concerto-laq"),
     }
-
-
-def read_facts(path: Path) -> dict[str, Any]:
-    """What the metadata of a file of labels says. RequestError when it is not one."""
-    try:
-        metadata = pq.read_schema(path).metadata or {}
-        return dict(json.loads(metadata[KEY]))
-    except (OSError, pa.ArrowInvalid, KeyError, ValueError):
-        raise RequestError(f"{path} is no file of labels: expected one that `cla label` has written.") from None
 
 
 def _spans(pairs: PairIndex, part: int) -> Iterator[Array]:

@@ -1,4 +1,4 @@
-"""Pairs of a store as batches: which ones, in which order, read by whom.
+"""Samples of a store as batches: which ones, in which order, read by whom; pairs of frames among them.
 
 The order is a function of seed and place, so that a run resumes in the middle of an epoch, and processes share the
 stream without talking. The sampler decides everything; loader processes only read.
@@ -29,12 +29,50 @@ LOADER_TIMEOUT = 600
 """Seconds without a batch after which loader processes are given up."""
 
 
-class PairStream:
-    """Training pairs, epoch after epoch, each epoch in an order of its own; place p is in epoch p // size.
+class Stream:
+    """Training samples, epoch after epoch, each epoch in an order of its own; place p is in epoch p // size.
+
+    Args:
+        items: [n, ...], a row a sample; an epoch takes each of them once.
+        seed: another one, another order.
+        chance: f8 [n], in proportion to which samples are drawn instead, with replacement, n an epoch.
+    """
+
+    def __init__(self, items: Array, seed: int, chance: Array | None = None) -> None:
+        self._items, self._seed = items, seed
+        self._chance = None if chance is None else chance / chance.sum()
+        self._epoch = -1
+        self._shuffled = items[:0]
+
+    def take(self, places: range) -> Array:
+        """The samples at consecutive places."""
+        where = np.arange(places.start, places.stop)
+        epoch, place = np.divmod(where, len(self._items))
+        return np.concatenate([self._of(int(number))[place[epoch == number]] for number in np.unique(epoch)])
+
+    def _of(self, epoch: int) -> Array:
+        """The samples of an epoch, shuffled; the last one asked for is kept."""
+        if epoch != self._epoch:
+            generator = np.random.default_rng(mix_seed(self._seed, epoch, 0))
+            size = len(self._items)
+            order = (
+                generator.permutation(size) if self._chance is None else generator.choice(size, size, p=self._chance)
+            )
+            self._shuffled = self._items_of(epoch)[order]
+            self._epoch = epoch
+        return self._shuffled
+
+    def _items_of(self, epoch: int) -> Array:
+        """The samples of an epoch in their own order."""
+        return self._items
+
+
+class PairStream(Stream):
+    """Training pairs: frames i8 [n,2] a pair.
 
     Args:
         store: where the frames are.
-        pairs: i8 [n,2], first and second frames; an epoch takes each of them once.
+        pairs: i8 [n,2], first and second frames.
         section: `motion` above 0 draws with replacement, oftener where more moves; `jitter` above 0 pairs each first
             frame, anew every epoch, with one at an offset drawn from around the recipe's. Where the clip has none
             there (it ends before), the first frame keeps the partner it has in `pairs`.
@@ -45,43 +83,23 @@ class PairStream:
     def __init__(
         self, store: Store, pairs: Array, section: PairsSection, seed: int, weights: Array | None = None
     ) -> None:
-        self._store, self._pairs, self._section, self._seed = store, pairs, section, seed
-        self._chance: Array | None = None
+        chance = None
         if weights is not None:
             chance = (1 - section.motion) + section.motion * weights.astype(np.float64)
-            self._chance = chance / chance.sum()
-        self._epoch = -1
-        self._shuffled = pairs[:0]
+        super().__init__(pairs, seed, chance)
+        self._store, self._section = store, section
 
-    def take(self, places: range) -> Array:
-        """Frames i8 [n,2] of the pairs at consecutive places."""
-        where = np.arange(places.start, places.stop)
-        epoch, place = np.divmod(where, len(self._pairs))
-        return np.concatenate([self._of(int(number))[place[epoch == number]] for number in np.unique(epoch)])
-
-    def _of(self, epoch: int) -> Array:
-        """The pairs of an epoch, shuffled; the last one asked for is kept."""
-        if epoch != self._epoch:
-            generator = np.random.default_rng(mix_seed(self._seed, epoch, 0))
-            size = len(self._pairs)
-            order = (
-                generator.permutation(size) if self._chance is None else generator.choice(size, size, p=self._chance)
-            )
-            self._shuffled = self._jittered(epoch)[order]
-            self._epoch = epoch
-        return self._shuffled
-
-    def _jittered(self, epoch: int) -> Array:
+    def _items_of(self, epoch: int) -> Array:
         section = self._section
         if not section.jitter:
-            return self._pairs
+            return self._items
         try:
             drawn = self._store.pairs(section.offset, jitter=section.jitter, seed=mix_seed(self._seed, epoch, 1))
         except ValueError:  # of a few short clips none may reach as far as was drawn for it
-            return self._pairs
-        first = self._pairs[:, 0]
+            return self._items
+        first = self._items[:, 0]
         partner = np.full(self._store.num_frames, -1, dtype=np.int64)
-        partner[first] = self._pairs[:, 1]
+        partner[first] = self._items[:, 1]
         partner[drawn.first] = drawn.second
         return np.stack([first, partner[first]], axis=1)
 
@@ -106,10 +124,10 @@ class PairReader(Dataset[PairBatch]):
         return pairs_with_pixels(batch)
 
 
-class PairSampler(Sampler[Array]):
-    """Pairs i8 [n,2] at the places of a plan, without end."""
+class StreamSampler(Sampler[Array]):
+    """Samples at the places of a plan, without end."""
 
-    def __init__(self, stream: PairStream, plan: BatchPlan) -> None:
+    def __init__(self, stream: Stream, plan: BatchPlan) -> None:
         self._stream, self._plan = stream, plan
 
     def __iter__(self) -> Iterator[Array]:

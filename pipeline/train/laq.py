@@ -1,6 +1,5 @@
 """The task of `cla train laq`: pairs of a store, the latent action model, and what keeps its codes in use."""
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -17,9 +16,9 @@ from pipeline.config import RequestError, TrainRecipe
 from pipeline.store.loader import Store
 from pipeline.store.motion import motion_weights
 from pipeline.store.pairs import PairIndex
-from pipeline.train.data import PairReader, PairSampler, PairStream, load_ahead
+from pipeline.train.data import PairReader, PairStream, StreamSampler, load_ahead
 from pipeline.train.laq_recipe import LaqRecipe
-from pipeline.train.split import hash_share, split_clips
+from pipeline.train.split import labelled_clips, split_clips
 from pipeline.train.task import BatchPlan, Step, Task
 from stages.draw import mix_seed
 from stages.laq import LatentActionModel, known_motion
@@ -50,7 +49,8 @@ class LaqTask(Task[PairBatch]):
         self._keys = store.clips["key"].to_pylist()
         self.split = split_clips(self._keys, store.clips["split"].to_pylist(), recipe.split)
         self._columns = self._columns_of_model()
-        self.labelled = self._labelled_clips() if ACTION_COLUMN in self._columns else None
+        seen = ACTION_COLUMN in self._columns
+        self.labelled = labelled_clips(self._keys, self.split.train, recipe.labels.fraction) if seen else None
         self._reader = PairReader(store, self._columns, self.labelled)
         index = self._find_pairs()
         self.pairs = _of_clips(index, self.split.train)
@@ -112,7 +112,7 @@ class LaqTask(Task[PairBatch]):
 
     def batches(self, plan: BatchPlan) -> Iterator[PairBatch]:
         """Shuffled training pairs."""
-        return load_ahead(self._reader, PairSampler(self._stream, plan), self.recipe.train)
+        return load_ahead(self._reader, StreamSampler(self._stream, plan), self.recipe.train)
 
     def validation_batches(self, rank: int, world: int) -> Iterable[PairBatch]:
         """Pairs of held-out clips, in their order."""
@@ -186,12 +186,6 @@ class LaqTask(Task[PairBatch]):
             raise RequestError(
                 f"The store at {self.store.layout.url} has no pairs at pairs.offset={offset:g}: {error}."
             ) from None
-
-    def _labelled_clips(self) -> Array:
-        """The training clips whose actions are seen: those with the least hashes of their keys."""
-        train = sorted(self.split.train, key=lambda clip: hash_share(self._keys[clip]))
-        count = math.ceil(self.recipe.labels.fraction * len(train))
-        return np.sort(np.asarray(train[:count], dtype=np.int64))
 
     def _columns_of_model(self) -> tuple[str, ...]:
         try:

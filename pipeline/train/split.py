@@ -1,6 +1,7 @@
 """Which clips are trained on and which are held out: a function of their keys and splits, never of their order."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,16 @@ def split_clips(keys: Sequence[str], splits: Sequence[str], section: SplitSectio
         known = ", ".join(sorted(set(splits))) or "none"
         raise RequestError(f"The store has no clips to train on; its splits are: {known}. Expected some of train.")
     return Split(train=np.flatnonzero(train), validation=np.flatnonzero(validation), rule=rule)
+
+
+def labelled_clips(keys: Sequence[str], clips: Array, fraction: float, most: int = 0) -> Array:
+    """The clips i8 [m], sorted, whose actions are seen: those with the least hashes of their keys, rounded up.
+
+    So the clips of a smaller share are among those of a larger one. `most` is the greatest number; 0 for any.
+    """
+    ordered = sorted(clips.tolist(), key=lambda clip: hash_share(keys[clip]))
+    count = math.ceil(fraction * len(ordered))
+    return np.sort(np.asarray(ordered[: min(count, most) if most else count], dtype=np.int64))
 
 
 def hash_share(key: str) -> float:

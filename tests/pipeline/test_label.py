@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from pipeline.config import FailedError, RequestError
 from pipeline.evaluate.encoding import Encoder, Latents
-from pipeline.label import label, read_facts
+from pipeline.label import label
+from pipeline.label_file import read_facts
 from pipeline.store.pairs import PairIndex
 
 PAIRS = CLIPS * (FRAMES - 2)
