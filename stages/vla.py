@@ -21,6 +21,7 @@ from stages.hand_frame import HandFrame
 from stages.heads.act import ACTHead, ACTHeadConfig
 from stages.heads.base import Head, HeadSizes
 from stages.heads.chunk import ChunkConfig, ChunkHead
+from stages.heads.diffusion import DiffusionHead, DiffusionHeadConfig
 from stages.heads.latent import LatentConfig, LatentHead
 from stages.language import LanguageConfig, LanguageProjector, LanguageTokens
 from stages.layers import Standardise, sine_positions_at
@@ -67,7 +68,7 @@ class VLAConfig:
     action: int = 7
     objective: Literal["action", "latent"] = "action"
     backbone: Literal["graph", "vggt"] = "graph"
-    head: Literal["chunk", "act"] = "chunk"
+    head: Literal["chunk", "act", "diffusion"] = "chunk"
     connectivity: Connectivity = 4
     normalise: Mode = "quantile"
     frame: Literal["world", "hand"] = "world"
@@ -81,6 +82,7 @@ class VLAConfig:
     rotation: RotationConfig = field(default_factory=RotationConfig)
     chunk: ChunkConfig = field(default_factory=ChunkConfig)
     act: ACTHeadConfig = field(default_factory=ACTHeadConfig)
+    diffusion: DiffusionHeadConfig = field(default_factory=DiffusionHeadConfig)
     latent: LatentConfig = field(default_factory=LatentConfig)
 
     def for_store(self, *, state: int, action: int, channels: Mapping[str, int]) -> "VLAConfig":
@@ -305,6 +307,8 @@ def _head(config: VLAConfig, sizes: HeadSizes) -> Head:
             return ChunkHead(config.chunk, sizes)
         case "act":
             return ACTHead(config.act, sizes)
+        case "diffusion":
+            return DiffusionHead(config.diffusion, sizes)
 
 
 def _check(config: VLAConfig) -> None:
@@ -312,7 +316,7 @@ def _check(config: VLAConfig) -> None:
     for name, value, choices in (
         ("objective", config.objective, ("action", "latent")),
         ("backbone", config.backbone, ("graph", "vggt")),
-        ("head", config.head, ("chunk", "act")),
+        ("head", config.head, ("chunk", "act", "diffusion")),
         ("frame", config.frame, ("world", "hand")),
     ):
         if value not in choices:

@@ -6,7 +6,7 @@ is the velocity by default (Salimans and Ho, ICLR 2022), which stays of one size
 prediction of the noise is divided by nearly 0 there and needs `clip`.
 
 Shape legend: B moments, N action queries, F width of the features, D width of the head, H steps of a chunk,
-A dimensions of an action.
+A dimensions of an action, K draws of noise.
 """
 
 from dataclasses import dataclass
@@ -30,6 +30,8 @@ class DiffusionHeadConfig:
     Attributes:
         dim, layers, heads, hidden: of the denoiser.
         levels: of noise in training. steps: denoising steps at inference, a divisor of `levels`.
+        repeats: draws of level and noise for each moment in training: the denoiser learns from several at the cost of
+            one pass of the backbone (as Li et al., "CogACT", 2024).
         prediction: what the network predicts: velocity, noise, or the actions.
         clip: bound of the normalised actions that are foreseen at each step; None for none. Where actions are
             normalised by their least and greatest, 1 is right.
@@ -42,6 +44,7 @@ class DiffusionHeadConfig:
     hidden: int = 2048
     levels: int = 100
     steps: int = 10
+    repeats: int = 4
     prediction: Prediction = "v_prediction"
     clip: float | None = None
     checkpoint: bool = False
@@ -79,12 +82,12 @@ class Denoiser(nn.Module):
         out: Tensor = self.features(features_BNF) + self.queries
         return out
 
-    def forward(self, noisy_BHA: Tensor, level_B: Tensor, context_BND: Tensor, seen_BH: Tensor | None = None) -> Tensor:
-        """f4 [B,H,A]. Steps where `seen_BH` is false are seen by no other."""
+    def forward(self, noisy_BHA: Tensor, level_B: Tensor, context_BND: Tensor) -> Tensor:
+        """f4 [B,H,A]."""
         level_B1D = self.level(self.levels[level_B])[:, None]
         x_BHD = self.actions(noisy_BHA) + self.positions + level_B1D
         for block in self.blocks:
-            x_BHD = run(block, x_BHD, context_BND, seen_BH, checkpointed=self.config.checkpoint)
+            x_BHD = run(block, x_BHD, context_BND, checkpointed=self.config.checkpoint)
         out: Tensor = self.out(self.norm(x_BHD)).float()
         return out
 
@@ -94,6 +97,8 @@ class DiffusionHead(Head):
 
     def __init__(self, config: DiffusionHeadConfig, sizes: HeadSizes) -> None:
         super().__init__()
+        if config.repeats < 1:
+            raise ValueError(f"each moment needs a draw of noise, got repeats={config.repeats}")
         if not 1 <= config.steps <= config.levels or config.levels % config.steps:
             raise ValueError(
                 f"{config.steps} denoising steps do not divide {config.levels} levels of noise: choose a divisor"
@@ -112,20 +117,25 @@ class DiffusionHead(Head):
         *,
         state_BS: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean squared error of what is predicted, at a level of noise drawn for each moment; `mse` is its value.
+        """Mean squared error of what is predicted, at levels of noise drawn for each moment; `mse` is its value.
 
-        Padded steps are hidden from the others too. The state is not used: features have their own.
+        Padded steps count as actions of 0 for the others to see: hidden in training, they would be seen for the first
+        time at inference, where nobody knows where the episode ends. The state is not used: features have their own.
         """
-        actions_BHA = actions_BHA.float().masked_fill(is_pad_BH[..., None], 0.0)
-        levels, shape = self.config.levels, actions_BHA.shape[1:]
+        repeats, levels, shape = self.config.repeats, self.config.levels, actions_BHA.shape[1:]
         if draw is None:
-            level_B = torch.randint(levels, (len(actions_BHA),), device=actions_BHA.device)
-            noise_BHA = torch.randn_like(actions_BHA)
+            level_BK = torch.randint(levels, (len(actions_BHA), repeats), device=actions_BHA.device)
+            noise_BKHA = torch.randn(len(actions_BHA), repeats, *shape, device=actions_BHA.device)
         else:
-            level_B, noise_BHA = draw.integers(levels), draw.normal(*shape)
+            level_BK, noise_BKHA = draw.integers(levels, repeats), draw.normal(repeats, *shape)
+        # from here on B is B*K
+        level_B, noise_BHA = level_BK.flatten(), noise_BKHA.flatten(0, 1)
+        actions_BHA, is_pad_BH, context_BND = (
+            x.repeat_interleave(repeats, 0) for x in (actions_BHA, is_pad_BH, self.denoiser.context(features_BND))
+        )
+        actions_BHA = actions_BHA.float().masked_fill(is_pad_BH[..., None], 0.0)
         noisy_BHA = self._noise.add_noise(actions_BHA, noise_BHA, level_B)
-        seen_BH = torch.cat([torch.ones_like(is_pad_BH[:, :1]), ~is_pad_BH[:, 1:]], dim=1)  # never nothing
-        predicted_BHA = self.denoiser(noisy_BHA, level_B, self.denoiser.context(features_BND), seen_BH)
+        predicted_BHA = self.denoiser(noisy_BHA, level_B, context_BND)
         if self.config.prediction == "epsilon":
             target_BHA = noise_BHA
         elif self.config.prediction == "sample":

@@ -9,6 +9,7 @@ from data_specs.batches import LanguageBatch, PolicyBatch
 from stages.draw import Draw
 from stages.heads.act import ACTHeadConfig
 from stages.heads.chunk import ChunkConfig
+from stages.heads.diffusion import DiffusionHeadConfig
 from stages.heads.latent import LatentConfig
 from stages.language import LanguageConfig
 from stages.vision import ConcertoConfig, PatchesConfig, TowerConfig, VGGTTokensConfig, VisionConfig
@@ -31,6 +32,7 @@ SMALL = VLAConfig(
     adapter=AdapterConfig(channels=20, bottleneck=16, heads=2),
     chunk=ChunkConfig(hidden=32),
     act=ACTHeadConfig(dim=32, heads=2, hidden=64, posterior_layers=1, latent=4),
+    diffusion=DiffusionHeadConfig(dim=32, layers=1, heads=2, hidden=64, levels=20, steps=5, repeats=16),
     latent=LatentConfig(hidden=32),
 )
 
@@ -225,22 +227,22 @@ def test_dropout_is_of_training_alone_and_comes_from_the_draw(batch: PolicyBatch
     assert torch.equal(made(batch, Draw.whole(3))[0], plain.eval()(batch)[0])
 
 
-@pytest.mark.parametrize("head", ["chunk", "act"])
-def test_every_head_learns_a_batch_by_heart(batch: PolicyBatch, head: Any) -> None:
+@pytest.mark.parametrize(("head", "name", "steps"), [("chunk", "l1", 80), ("act", "l1", 80), ("diffusion", "mse", 150)])
+def test_every_head_learns_a_batch_by_heart(batch: PolicyBatch, head: Any, name: str, steps: int) -> None:
     made = model(small("tower", head=head))
     optimizer = torch.optim.Adam(made.parameters(), lr=3e-3)
     first = last = 0.0
-    for step in range(80):
+    for step in range(steps):
         optimizer.zero_grad()
         loss, metrics = made(batch, Draw.whole(3, step=step))
         loss.backward()
         optimizer.step()
-        last = metrics["l1"].item()
+        last = metrics[name].item()
         first = first or last
     assert last < 0.5 * first
     action, is_pad = batch.need_action()
-    error = (made.eval().act(batch) - action).abs().mean(-1)[~is_pad].mean()
-    assert error < 0.6 * first
+    error = (made.eval().act(batch, Draw.whole(3)) - action).abs().mean(-1)[~is_pad].mean()
+    assert error < 0.6 * (first if name == "l1" else action.abs().mean(-1)[~is_pad].mean())
 
 
 def test_latent_actions_are_learned_and_answered(batch: PolicyBatch) -> None:
