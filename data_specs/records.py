@@ -151,7 +151,7 @@ class Cameras:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Images:
-    """Encoded 224x224 frames (JPEG or PNG) one after the other: `data` u1 [B], `offset` i8 [F+1]."""
+    """Encoded pictures (JPEG or PNG) one after the other: `data` u1 [B], `offset` i8 [F+1]."""
 
     data: Array
     offset: Array
@@ -159,7 +159,10 @@ class Images:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ClipRecord:
-    """A clip as stored and as read back. Offsets are relative to the clip."""
+    """A clip as stored and as read back. Offsets are relative to the clip.
+
+    `vision` f2 [F,N,D] by encoder, `views` encoded pictures by camera; the rest as in `Clip` and `data_specs.shards`.
+    """
 
     key: str
     split: str
@@ -174,6 +177,8 @@ class ClipRecord:
     action: Array | None = None
     is_pad: Array | None = None
     extra: dict[str, Array] = field(default_factory=dict)
+    vision: dict[str, Array] = field(default_factory=dict)
+    views: dict[str, Images] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.time)

@@ -5,6 +5,8 @@ one data file a shard (`000012.zarr.zip` or `000012.tar`) and its sidecar `00001
 in these files depends on when, where or how fast they were written: two runs give identical bytes.
 """
 
+import re
+from functools import cache
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -69,6 +71,42 @@ OFFSETS: dict[str | int, str] = {"T": "tokens/offset", "M": "cells/offset", "B":
 
 EXTRA = "extra/"
 """Prefix of arrays that a recipe adds (`ClipRecord.extra`): [n, ...] a clip, one dtype and trailing shape a store."""
+
+VISION, VIEWS = "vision/", "views/"
+"""Prefixes of what has a name of its own: outputs of frozen image encoders, and pictures of further cameras."""
+
+PART_NAME = re.compile(r"[A-Za-z0-9_-]+")
+"""What an encoder or a camera may be called."""
+
+LANGUAGE = "language.safetensors"
+"""File of a store whose recipe has a text encoder: its outputs, one copy for each distinct instruction."""
+
+
+@cache
+def array_spec(name: str) -> ArraySpec | None:
+    """What array `name` of a shard must be; None for one that the schema does not know, or an extra one.
+
+    The sizes N and D of `vision/NAME`, and B of `views/NAME`, are each array's own.
+    """
+    if name in ARRAYS:
+        return ARRAYS[name]
+    if name.startswith(VISION) and PART_NAME.fullmatch(name.removeprefix(VISION)):
+        return _array(name, "<f2", ("F", "N", "D"), "1", "frozen image encoder's tokens of the frame, row after row")
+    view, _, part = name.removeprefix(VIEWS).rpartition("/")
+    if name.startswith(VIEWS) and PART_NAME.fullmatch(view):
+        if part == "data":
+            return _array(name, "|u1", ("B",), "bytes", "pictures of the camera as JPEG or PNG, one after the other")
+        if part == "offset":
+            return _array(name, "<i8", ("F+1",), "bytes", "picture of frame i is bytes offset[i]:offset[i+1]")
+    return None
+
+
+def offset_name(name: str) -> str | None:
+    """The offset array that cuts `name` into frames, or None where row i is frame i, or rows are free."""
+    if name.startswith(VIEWS):
+        return f"{name.removesuffix('data')}offset" if name.endswith("/data") else None
+    spec = array_spec(name)
+    return None if spec is None else OFFSETS.get(spec.dims[0])
 
 
 class _Spec(BaseModel):

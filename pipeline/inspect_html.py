@@ -13,6 +13,7 @@ import numpy as np
 
 from data_specs.records import ClipRecord
 from pipeline.config import FailedError, RequestError
+from pipeline.inspect_text import beside
 from pipeline.page import sections
 from pipeline.page.charts import Histogram, ramp_css
 from pipeline.page.clouds import (
@@ -119,6 +120,7 @@ def page_facts(
         verified=summary.verified,
         models=summary.models,
         manifest=manifest,
+        beside=beside(summary),
     )
 
 

@@ -1,16 +1,19 @@
 """What a store holds, in numbers: for people, for `--json`, and for the page."""
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
 from data_specs.arrays import Array
 from data_specs.records import exclusive_sum
-from data_specs.shards import DatasetRecord, Manifest, ModelRecord, Rejected, Sidecar
-from pipeline.store.columns import content_digest
-from pipeline.store.errors import ShardError
+from data_specs.shards import LANGUAGE, VIEWS, VISION, DatasetRecord, Manifest, ModelRecord, Rejected, Sidecar
+from pipeline.store.columns import content_digest, view_names
+from pipeline.store.errors import ShardError, StoreError
+from pipeline.store.language import read_language
 from pipeline.store.layout import StoreLayout, current_rejections
 from pipeline.store.shard import ShardReader, open_shard
 from pipeline.store.verify import Damage
@@ -54,6 +57,20 @@ class DamageEntry(_Part):
     problem: str
 
 
+class LanguageFigures(_Part):
+    """The text encoder's file: distinct `instructions`, `tokens` of the longest, of `channels`, at most `limit`.
+
+    `truncated` instructions were longer and are cut; `bytes` is of the arrays.
+    """
+
+    instructions: int
+    tokens: int
+    channels: int
+    limit: int
+    truncated: int
+    bytes: int
+
+
 class StoreSummary(_Part):
     """What `cla inspect-shards` reports. Fields about frames are None for a store without frames.
 
@@ -62,7 +79,8 @@ class StoreSummary(_Part):
     metadata). `verified` is None when nobody looked, else whether no damage was found. `digest` is of the content by
     clip and frame, the same for every shard size, format, engine and number of workers. `nonfinite` counts values
     that are not finite by array. `depth` and `confidence` span the ranges of all frames. `unread` lists shards that
-    could not be opened, whose frames are missing from the figures.
+    could not be opened, whose frames are missing from the figures. `vision` gives (tokens, channels) of each image
+    encoder, `views` (height, width) of each further camera, `language` what the text encoder left, or None.
     """
 
     path: str
@@ -95,6 +113,9 @@ class StoreSummary(_Part):
     verified: bool | None
     damages: tuple[DamageEntry, ...]
     unread: tuple[DamageEntry, ...]
+    vision: dict[str, tuple[int, int]] = Field(default_factory=dict)
+    views: dict[str, tuple[int, int]] = Field(default_factory=dict)
+    language: LanguageFigures | None = None
     digest: str
 
     def as_json(self) -> dict[str, Any]:
@@ -130,8 +151,21 @@ def inspect_store(path: str, *, verify: bool = False) -> StoreSummary:
     if not verify:
         for sidecar in sidecars:
             figures.count({name: entry.nonfinite for name, entry in sidecar.arrays.items()})
+    try:
+        language = _language(layout)
+    except StoreError as error:
+        language = None
+        unread.append(_entry(Damage(shard=LANGUAGE, array="", problem=str(error))))
     damages = tuple(_entry(damage) for damage in check(layout)) if verify else ()
-    return _summary(layout, sidecars, figures, verified=not damages if verify else None, damages=damages, unread=unread)
+    return _summary(
+        layout,
+        sidecars,
+        figures,
+        verified=not damages if verify else None,
+        damages=damages,
+        unread=unread,
+        language=language,
+    )
 
 
 class _Figures:
@@ -143,6 +177,8 @@ class _Figures:
         self.depth: list[Array] = []
         self.confidence: list[Array] = []
         self.nonfinite: dict[str, int] = {}
+        self.vision: dict[str, tuple[int, int]] = {}
+        self.views: dict[str, tuple[int, int]] = {}
 
     def read(self, reader: ShardReader, *, recount: bool) -> None:
         """Add a shard; all of its figures or, when it is damaged, none."""
@@ -155,6 +191,11 @@ class _Figures:
             confidence.append(np.array(reader.clip_array("camera/conf_range", clip)))
         if recount:
             self.count({name: array_entry(reader, name).nonfinite for name in reader.arrays})
+        for name in view_names(reader.arrays):
+            self.views[name] = _image_size(reader.frame(f"{VIEWS}{name}/data", 0, 0).tobytes())
+        for name in (name for name in reader.arrays if name.startswith(VISION)):
+            tokens_channels = reader.rows(name, 0, 0, 1).shape[1:]
+            self.vision[name.removeprefix(VISION)] = (tokens_channels[0], tokens_channels[1])
         self.tokens += tokens
         self.points += points
         self.depth += depth
@@ -175,6 +216,7 @@ def _summary(
     verified: bool | None,
     damages: tuple[DamageEntry, ...],
     unread: Sequence[DamageEntry],
+    language: LanguageFigures | None,
 ) -> StoreSummary:
     manifest: Manifest = layout.manifest
     rows = [row for sidecar in sidecars for row in sidecar.rows]
@@ -219,8 +261,34 @@ def _summary(
         verified=verified,
         damages=damages,
         unread=tuple(unread),
+        vision=dict(sorted(figures.vision.items())),
+        views=dict(sorted(figures.views.items())),
+        language=language,
         digest=content_digest((row.key, row.digest) for row in rows),
     )
+
+
+def _language(layout: StoreLayout) -> LanguageFigures | None:
+    table = read_language(layout)
+    if table is None:
+        return None
+    return LanguageFigures(
+        instructions=len(table),
+        tokens=table.feat.shape[1],
+        channels=table.feat.shape[2],
+        limit=table.limit,
+        truncated=len(table.truncated),
+        bytes=table.feat.nbytes + table.mask.nbytes,
+    )
+
+
+def _image_size(encoded: bytes) -> tuple[int, int]:
+    """Height and width of a picture, (0, 0) for bytes that are none."""
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            return image.height, image.width
+    except UnidentifiedImageError:
+        return 0, 0
 
 
 def _spread(values: Array) -> Spread | None:

@@ -36,6 +36,8 @@ def summary_lines(summary: StoreSummary) -> Iterator[str]:
     for title, span in (("depth", summary.depth), ("confidence", summary.confidence)):
         if span is not None:
             yield f"{title:10} {span.min:.4g} to {span.max:.4g}"
+    for title, text in beside(summary).items():
+        yield f"{title:10} {text}"
     bad = {name: count for name, count in summary.nonfinite.items() if count}
     yield f"non-finite {', '.join(f'{count} in {name}' for name, count in bad.items()) or 'none'}"
     yield f"rejected   {summary.rejected} clips"
@@ -48,6 +50,20 @@ def summary_lines(summary: StoreSummary) -> Iterator[str]:
     verdict = {None: "not checked (--verify does)", True: "yes, all of it", False: "NO"}[summary.verified]
     yield f"verified   {verdict}"
     yield f"digest     {summary.digest}"
+
+
+def beside(summary: StoreSummary) -> dict[str, str]:
+    """What a store holds beside the frames and their points: image encoders, cameras, language, by title."""
+    parts = {
+        "vision": ", ".join(f"{name}: {n} tokens of {d}" for name, (n, d) in summary.vision.items()),
+        "views": ", ".join(f"{name}: {h} x {w}" for name, (h, w) in summary.views.items()),
+    }
+    if (language := summary.language) is not None:
+        cut = f"; {language.truncated} cut at {language.limit} tokens" if language.truncated else ""
+        parts["language"] = (
+            f"{language.instructions} distinct instructions, up to {language.tokens} tokens of {language.channels}{cut}"
+        )
+    return {title: text for title, text in parts.items() if text}
 
 
 def _bars(histogram: Histogram) -> Iterator[str]:

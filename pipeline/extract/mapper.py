@@ -16,7 +16,15 @@ from data_specs.records import BadClip, Cameras, Clip, ClipRecord
 from pipeline.config import ExtractRecipe
 from pipeline.extract.geometry import Geometry, lift
 from pipeline.extract.models import FrozenModels
-from pipeline.extract.pack import FramePoints, encode_images, pack_cells, pack_motion, pack_points, pack_tokens
+from pipeline.extract.pack import (
+    FramePoints,
+    encode_images,
+    pack_cells,
+    pack_motion,
+    pack_points,
+    pack_tokens,
+    pack_views,
+)
 from pipeline.extract.robot import pack_chunks
 from stages.points import (
     Frame3D,
@@ -98,6 +106,7 @@ class Mapper:
             state=clip.state,
             action=clip.action,
             is_pad=clip.is_pad,
+            views=pack_views(clip, recipe.store),
             extra={**clip.extra, **chunks, **pack_motion(frames, lifted.xyz, geometry, recipe.points.moving)},
         )
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from data_specs.arrays import Array
 from data_specs.motion import CELLS_NAME, STATISTICS_NAME
-from data_specs.records import Cells, Images, Points, Tokens, exclusive_sum
-from data_specs.shards import GRID
+from data_specs.records import BadClip, Cells, Clip, Images, Points, Tokens, exclusive_sum
+from data_specs.shards import GRID, PART_NAME
+from pipeline.config import StoreSection
 from pipeline.extract.geometry import Geometry
 from stages.motion import motion_cells, motion_statistics, moving_points, unwrap_headings
 
@@ -132,6 +133,20 @@ def encode_images(rgb_FHW3: Array, kind: str, quality: int) -> Images:
             Image.fromarray(frame).save(buffer, "PNG")
         encoded.append(np.frombuffer(buffer.getvalue(), np.uint8))
     return Images(data=np.concatenate(encoded), offset=exclusive_sum(np.array([len(e) for e in encoded])))
+
+
+def pack_views(clip: Clip, section: StoreSection) -> dict[str, Images]:
+    """The pictures of further cameras, encoded at their own resolution. BadClip for a name that no array can have."""
+    for name, pictures in clip.views.items():
+        if not PART_NAME.fullmatch(name):
+            raise BadClip(clip.key, f"has a camera {name!r}; a name may hold only letters, digits, '_' and '-'")
+        if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[::3] != (len(clip), 3):
+            raise BadClip(
+                clip.key,
+                f"has pictures of camera {name!r} as {pictures.dtype} {list(pictures.shape)}, expected uint8 "
+                f"[{len(clip)}, height, width, 3]",
+            )
+    return {name: encode_images(clip.views[name], section.image, section.quality) for name in sorted(clip.views)}
 
 
 def _quantise(values: Array, dtype: type[np.unsignedinteger]) -> tuple[Array, Array]:

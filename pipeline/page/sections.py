@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
@@ -22,6 +22,7 @@ class PageFacts:
     `bytes_per_frame` of everything, `bytes_by_array` its parts; `compression` against `dense_bytes` a frame of an array
     laid out as `dense_layout`;
     `rejected` pairs of key and reason, of `rejected_total`; `damages` sentences; `verified` None when nobody looked.
+    `beside` says in words what else a frame has, by title (image encoders, cameras, language).
     `depth_range` and `conf_range` are of all frames, their histograms of what `seen` says; `nonfinite` counts by array.
     """
 
@@ -53,6 +54,7 @@ class PageFacts:
     verified: bool | None
     models: Sequence[ModelRecord]
     manifest: Mapping[str, Any]
+    beside: Mapping[str, str] = field(default_factory=dict)
 
 
 def page_title(facts: PageFacts) -> str:
@@ -254,6 +256,7 @@ def origin(facts: PageFacts) -> str:
         "licence": facts.licence or "–",
         "read from": facts.manifest.get("dataset", {}).get("root") or "generated, or not recorded",
         "store": facts.where,
+        **facts.beside,
     }
     made = {"recipe": recipe.get("name", "–"), "seed": facts.manifest.get("seed", "–")}
     made |= {str(key): value for key, value in geometry.items()}

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 
 from data_specs.arrays import Array
-from data_specs.batches import BATCHES, CloudBatch, FrameBatch, pack
+from data_specs.batches import BATCHES, CloudBatch, FrameBatch, ImageBatch, pack
 from data_specs.records import exclusive_sum
-from data_specs.shards import ARRAYS, EXTRA
+from data_specs.shards import ARRAYS, EXTRA, VIEWS, VISION, offset_name
 from pipeline.config import suggest
-from pipeline.store.columns import offset_name
+from pipeline.store.columns import view_names
 from pipeline.store.shard import ShardReader
 from stages.points import unproject_pixels
 
 COLUMNS = (*BATCHES, "state", "action", "is_pad")
-"""What a batch can hold, beside `extra/NAME`."""
+"""What a batch can hold, beside `extra/NAME`, `vision/NAME` and `views/NAME`."""
 
 _MEMBERS = {
     family: [name for name in ARRAYS if name.startswith(f"{family}/") and not name.endswith("/offset")]
@@ -32,20 +32,39 @@ Place = tuple[ShardReader, int, int]
 
 def assemble(places: Sequence[Place], columns: Sequence[str], *, index: Array, time: Array) -> FrameBatch:
     """The named columns of the frames at `places`, packed. ValueError for a column that is unknown or not there."""
-    values: dict[str, Any] = {}
-    extra = {}
+    values: dict[str, Any] = {"extra": {}, "vision": {}, "views": {}}
     for column in columns:
-        if column not in COLUMNS and not column.startswith(EXTRA):
-            raise ValueError(
-                f"unknown column {column!r}.{suggest(column, COLUMNS)} There are: {', '.join(COLUMNS)}, extra/NAME"
-            )
+        prefix, _, name = column.partition("/")
         if column in BATCHES:
             values[column] = _family(places, column)
-        elif column.startswith(EXTRA):
-            extra[column.removeprefix(EXTRA)] = torch.from_numpy(_rows(places, column))
-        else:
+        elif column in COLUMNS:
             values[column] = torch.from_numpy(_rows(places, column))
-    return FrameBatch(index=torch.from_numpy(index), time=torch.from_numpy(time), extra=extra, **values)
+        elif column.startswith((EXTRA, VISION)):
+            values[prefix][name] = torch.from_numpy(_rows(places, column))
+        elif column.startswith(VIEWS):
+            values[prefix][name] = _pictures(places, column)
+        else:
+            raise ValueError(
+                f"unknown column {column!r}.{suggest(column, COLUMNS)} There are: {', '.join(COLUMNS)}, extra/NAME, "
+                "vision/NAME, views/NAME"
+            )
+    return FrameBatch(index=torch.from_numpy(index), time=torch.from_numpy(time), **values)
+
+
+def columns_of(arrays: Sequence[str]) -> tuple[str, ...]:
+    """The columns that a shard with these arrays can give."""
+    named = [name for name in COLUMNS if any(a == name or a.startswith(f"{name}/") for a in arrays)]
+    named += [VIEWS + name for name in view_names(arrays)]
+    return (*named, *(name for name in arrays if name.startswith((EXTRA, VISION))))
+
+
+def _pictures(places: Sequence[Place], column: str) -> ImageBatch:
+    name = f"{column}/data"
+    for reader, _, _ in places:
+        _need(reader, name)
+    parts = [reader.frame(name, clip, frame) for reader, clip, frame in places]
+    offset = exclusive_sum(np.array([len(part) for part in parts], dtype=np.int64))
+    return ImageBatch(data=torch.from_numpy(_join(parts, name)), offset=torch.from_numpy(offset))
 
 
 def _family(places: Sequence[Place], family: str) -> Any:
@@ -61,11 +80,15 @@ def _family(places: Sequence[Place], family: str) -> Any:
 
 def _rows(places: Sequence[Place], name: str) -> Array:
     for reader, clip, _ in places:
-        if name not in reader.arrays:
-            raise ValueError(f"the store has no {name!r}: shard {reader.name} holds {', '.join(reader.arrays)}")
+        _need(reader, name)
         if name.startswith(EXTRA) and reader.length(name, clip) != int(reader.lengths[clip]):
             raise ValueError(f"{name!r} has no row for each frame: read it with store[i].extra")
     return _join([reader.rows(name, clip, frame, frame + 1) for reader, clip, frame in places], name)
+
+
+def _need(reader: ShardReader, name: str) -> None:
+    if name not in reader.arrays:
+        raise ValueError(f"the store has no {name!r}: shard {reader.name} holds {', '.join(reader.arrays)}")
 
 
 def _join(parts: Sequence[Array], name: str) -> Array:

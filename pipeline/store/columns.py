@@ -9,7 +9,7 @@ import numpy as np
 
 from data_specs.arrays import Array
 from data_specs.records import Cameras, Cells, ClipRecord, Images, Points, Tokens
-from data_specs.shards import ARRAYS, EXTRA, OFFSETS
+from data_specs.shards import ARRAYS, EXTRA, VIEWS, VISION, array_spec
 
 _FAMILIES: dict[str, type[Any]] = {
     "tokens": Tokens,
@@ -21,7 +21,7 @@ _FAMILIES: dict[str, type[Any]] = {
 
 
 def record_arrays(record: ClipRecord) -> dict[str, Array]:
-    """The arrays of a record by name, in schema order, extra ones last; absent optional ones are left out."""
+    """The arrays of a record by name, in schema order, then the others by name; absent optional ones are left out."""
     arrays: dict[str, Array] = {}
     for name in ARRAYS:
         value: Any = record
@@ -29,9 +29,11 @@ def record_arrays(record: ClipRecord) -> dict[str, Array]:
             value = getattr(value, part)
         if value is not None:
             arrays[name] = value
-    for name in sorted(record.extra):
-        arrays[EXTRA + name] = record.extra[name]
-    return arrays
+    others = {EXTRA + name: array for name, array in record.extra.items()}
+    others |= {VISION + name: array for name, array in record.vision.items()}
+    for name, images in record.views.items():
+        others |= {f"{VIEWS}{name}/data": images.data, f"{VIEWS}{name}/offset": images.offset}
+    return arrays | {name: others[name] for name in sorted(others)}
 
 
 def record_from_arrays(key: str, split: str, text: str, arrays: Mapping[str, Array]) -> ClipRecord:
@@ -45,18 +47,39 @@ def record_from_arrays(key: str, split: str, text: str, arrays: Mapping[str, Arr
     for name, spec in ARRAYS.items():
         if "/" not in name:
             values[name] = arrays.get(name) if spec.optional else arrays[name]
-    extra = {name.removeprefix(EXTRA): array for name, array in arrays.items() if name.startswith(EXTRA)}
-    return ClipRecord(key=key, split=split, text=text, extra=extra, **values)
+    values["extra"] = {name.removeprefix(EXTRA): array for name, array in arrays.items() if name.startswith(EXTRA)}
+    values["vision"] = {name.removeprefix(VISION): array for name, array in arrays.items() if name.startswith(VISION)}
+    values["views"] = {
+        name: Images(data=arrays[f"{VIEWS}{name}/data"], offset=arrays[f"{VIEWS}{name}/offset"])
+        for name in view_names(arrays)
+    }
+    return ClipRecord(key=key, split=split, text=text, **values)
+
+
+def view_names(arrays: Iterable[str]) -> list[str]:
+    """The further cameras that arrays of these names are of, sorted."""
+    return sorted({name.removeprefix(VIEWS).rpartition("/")[0] for name in arrays if name.startswith(VIEWS)})
+
+
+def missing_partners(arrays: Iterable[str]) -> list[str]:
+    """What lacks of the pictures of further cameras: their data or their offsets."""
+    found = set(arrays)
+    return [
+        name
+        for view in view_names(found)
+        for part in ("data", "offset")
+        if (name := f"{VIEWS}{view}/{part}") not in found
+    ]
 
 
 def leading_dim(name: str) -> str:
     """Symbol of the first dimension of an array: F, T, M, B, or F+1; E for an extra array, rows of which are free."""
-    return "E" if name.startswith(EXTRA) else str(ARRAYS[name].dims[0])
-
-
-def offset_name(name: str) -> str | None:
-    """The offset array that cuts `name` into frames, or None where row i is frame i."""
-    return OFFSETS.get(leading_dim(name))
+    if name.startswith(EXTRA):
+        return "E"
+    spec = array_spec(name)
+    if spec is None:
+        raise KeyError(name)
+    return str(spec.dims[0])
 
 
 def record_digest(record: ClipRecord) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from data_specs.shards import SCHEMA_VERSION, SUFFIX, Manifest, Rejected, Sidecar, differing_keys
+from data_specs.shards import LANGUAGE, SCHEMA_VERSION, SUFFIX, Manifest, Rejected, Sidecar, differing_keys
 from pipeline.store.errors import ShardError, StoreError, StoreRequestError
 from pipeline.store.files import TEMPORARY, ByteSource, StoreFiles
 from pipeline.store.index import index_bytes, index_shards, index_table, read_index
@@ -241,7 +241,7 @@ def _refuse_foreign(files: StoreFiles) -> None:
 
 def _clear(files: StoreFiles) -> None:
     """Remove a store's content. The manifest goes last, by replacement, so that a killed run can be tried again."""
-    for name in (INDEX, REJECTED):
+    for name in (INDEX, REJECTED, LANGUAGE):
         if files.exists(name):
             files.remove(name)
     suffixes = (".json", *SUFFIX.values())

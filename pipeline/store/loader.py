@@ -16,9 +16,10 @@ from data_specs.arrays import Array
 from data_specs.batches import CloudBatch, FrameBatch
 from data_specs.records import ClipRecord, exclusive_sum
 from data_specs.shards import Manifest
-from pipeline.store.assemble import COLUMNS, assemble, unpack_clouds
+from pipeline.store.assemble import assemble, columns_of, unpack_clouds
 from pipeline.store.columns import content_digest, record_from_arrays
 from pipeline.store.errors import ShardError, StoreRequestError
+from pipeline.store.language import LanguageTable, read_language
 from pipeline.store.layout import StoreLayout
 from pipeline.store.pairs import PairIndex, find_pairs
 from pipeline.store.shard import ShardReader, open_shard
@@ -133,7 +134,8 @@ class Store(Dataset[ClipRecord]):
 
         Args:
             indices: flat frame indices.
-            columns: of `tokens`, `cells`, `points`, `camera`, `rgb`, `state`, `action`, `is_pad`, `extra/NAME`.
+            columns: of `tokens`, `cells`, `points`, `camera`, `rgb`, `state`, `action`, `is_pad`, `extra/NAME`,
+                `vision/NAME`, `views/NAME`.
 
         Raises:
             IndexError: a frame outside of the store. ValueError: an unknown column, or one the store lacks.
@@ -142,6 +144,14 @@ class Store(Dataset[ClipRecord]):
         clip, frame = self.clip_of(flat)
         places = [(*self.locate(int(c)), int(f)) for c, f in zip(clip, frame, strict=True)]
         return assemble(places, columns, index=flat, time=self.time[flat])
+
+    def language(self) -> LanguageTable | None:
+        """The frozen text encoder's outputs of all instructions, read anew; None for a store without an encoder.
+
+        Raises:
+            StoreError: the file is missing or damaged, or of another encoder than the manifest names.
+        """
+        return read_language(self.layout)
 
     def clouds(self, indices: Indices, *, normalised: bool = False) -> CloudBatch:
         """Points of frames with coordinates, from stored depth and camera: world, or the normalised space."""
@@ -173,10 +183,7 @@ class Store(Dataset[ClipRecord]):
         """The columns that `batch` can give of this store."""
         if len(self) == 0:
             return ()
-        arrays = self.locate(0)[0].arrays
-        return tuple(name for name in COLUMNS if any(a == name or a.startswith(f"{name}/") for a in arrays)) + tuple(
-            name for name in arrays if name.startswith("extra/")
-        )
+        return columns_of(self.locate(0)[0].arrays)
 
     def _clip_index(self, index: int) -> int:
         i = index + len(self) if index < 0 else index

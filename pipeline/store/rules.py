@@ -6,7 +6,7 @@ import numpy as np
 
 from data_specs.arrays import Array
 from data_specs.records import ClipRecord
-from data_specs.shards import ARRAYS, EXTRA, GRID, OFFSETS
+from data_specs.shards import ARRAYS, EXTRA, GRID, VIEWS, VISION, array_spec, offset_name
 from pipeline.store.columns import record_arrays
 
 
@@ -35,12 +35,14 @@ def record_problems(record: ClipRecord, sizes: Mapping[str, int]) -> Iterator[tu
         yield misfit
     if broken:
         return
-    for dim, name in OFFSETS.items():
-        ends = next(len(arrays[other]) for other in arrays if other != name and _first_dim(other) == dim)
+    cut = {offset: len(array) for name, array in arrays.items() if (offset := offset_name(name)) is not None}
+    for name, ends in cut.items():
         found = offset_problem(arrays[name], ends)
         if found:
             broken = True
             yield name, found
+        elif name.startswith(VIEWS) and not bool(np.all(np.diff(arrays[name]) > 0)):
+            yield name, f"frame {int(np.argmin(np.diff(arrays[name])))}: no image"
     for name, array in arrays.items():
         if array.dtype.kind == "f" and (count := int(np.count_nonzero(~np.isfinite(array)))):
             yield name, f"{count} of {array.size} values are not finite"
@@ -59,12 +61,16 @@ def _misfits(arrays: Mapping[str, Array], sizes: MutableMapping[str, int], frame
             except ValueError as error:
                 yield name, str(error)
     for name, array in arrays.items():
+        if name.startswith((VIEWS, VISION)):
+            named = array_spec(name)
+            try:
+                if named is None:
+                    raise ValueError("a name may hold only letters, digits, '_' and '-'")
+                named.check(array, {"F": frames})
+            except ValueError as error:
+                yield name, str(error)
         if name.startswith(EXTRA) and (array.ndim == 0 or array.dtype.kind not in "fiub"):
             yield name, f"{array.dtype} of shape {array.shape}, expected numbers with at least one dimension"
-
-
-def _first_dim(name: str) -> str | int | None:
-    return ARRAYS[name].dims[0] if name in ARRAYS else None
 
 
 def offset_problem(offset: Array, rows: int) -> str | None:

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from data_specs.arrays import Array
-from data_specs.shards import Format
-from pipeline.store.columns import offset_name
+from data_specs.shards import Format, offset_name
 from pipeline.store.errors import ShardError
 from pipeline.store.files import ByteSource
 

@@ -20,8 +20,8 @@ import numpy as np
 
 from data_specs.arrays import Array
 from data_specs.records import ClipRecord
-from data_specs.shards import ARRAYS, CLIP_OFFSET, SCHEMA_VERSION
-from pipeline.store.columns import offset_name, record_arrays
+from data_specs.shards import ARRAYS, CLIP_OFFSET, SCHEMA_VERSION, array_spec, offset_name
+from pipeline.store.columns import missing_partners, record_arrays
 from pipeline.store.errors import ShardError
 from pipeline.store.files import ByteSource, SourceIO
 from pipeline.store.rules import offset_problem
@@ -100,9 +100,9 @@ class TarShard(ShardReader):
         self._heads: dict[tuple[str, int], tuple[int, np.dtype[Any], tuple[int, ...]]] = {}
         found = {array for members in self._members.values() for array in members}
         self.arrays = tuple([n for n in ARRAYS if n in found] + sorted(found - set(ARRAYS) - {"json"}))
-        for array, spec in ARRAYS.items():
-            if array not in found and not spec.optional:
-                raise ShardError(self.name, array, "is missing")
+        needed = [array for array, spec in ARRAYS.items() if not spec.optional]
+        for array in [*(array for array in needed if array not in found), *missing_partners(found)]:
+            raise ShardError(self.name, array, "is missing")
         self.lengths = np.array([self._shape("time", clip)[0] for clip in range(len(self.keys))], dtype=np.int64)
 
     def offset(self, name: str, clip: int) -> Array:
@@ -152,8 +152,9 @@ class TarShard(ShardReader):
                 head, dtype, shape = _read_head(self._source.read(start, min(size, 4096)))
             except ValueError as error:
                 raise self._damaged(name, clip, f"its .npy header is damaged ({error})") from error
-            if name in ARRAYS and dtype != np.dtype(ARRAYS[name].dtype):
-                raise self._damaged(name, clip, f"has dtype {dtype}, expected {np.dtype(ARRAYS[name].dtype)}")
+            spec = array_spec(name)
+            if spec is not None and dtype != np.dtype(spec.dtype):
+                raise self._damaged(name, clip, f"has dtype {dtype}, expected {np.dtype(spec.dtype)}")
             expected = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
             if not shape or size - head != expected:
                 raise self._damaged(name, clip, f"has {size - head} bytes of data, its shape {shape} needs {expected}")

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from data_specs.shards import ClipRow, Sidecar
+from data_specs.shards import LANGUAGE, ClipRow, Sidecar
 from pipeline.store.columns import record_digest, record_from_arrays
 from pipeline.store.errors import ShardError, StoreError
 from pipeline.store.files import TEMPORARY, ByteSource
 from pipeline.store.index import index_table, read_index
+from pipeline.store.language import language_problems
 from pipeline.store.layout import (
     INDEX,
     MANIFEST,
@@ -61,6 +62,8 @@ def verify(layout: StoreLayout, *, threads: int = 2) -> list[Damage]:
         for found in pool.map(lambda sidecar: list(verify_shard(layout, sidecar)), sidecars):
             damages += found
     damages += _index_problems(layout, sidecars)
+    texts = {row.text for sidecar in sidecars for row in sidecar.rows}
+    damages += [Damage(shard=LANGUAGE, array="", problem=problem) for problem in language_problems(layout, texts)]
     return damages
 
 
@@ -198,7 +201,7 @@ def _foreign_files(layout: StoreLayout) -> Iterator[Damage]:
     """Files that no sidecar and no rule accounts for. Temporary files of a writer at work or killed are no damage."""
     committed = layout.committed()
     known = {f"{SHARDS}/{name}" for shard in committed for name in _names_of(layout, shard)}
-    known |= {MANIFEST, INDEX, REJECTED, SHARDS}
+    known |= {MANIFEST, INDEX, REJECTED, LANGUAGE, SHARDS}
     names = layout.files.names() + [f"{SHARDS}/{name}" for name in layout.files.names(SHARDS)]
     uncommitted = layout.data_name("")[len(SHARDS) + 1 :]
     for name in names:

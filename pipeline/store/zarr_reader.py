@@ -14,8 +14,8 @@ import numpy as np
 from numcodecs.blosc import Blosc  # type: ignore[import-untyped]
 
 from data_specs.arrays import Array
-from data_specs.shards import ARRAYS, CLIP_OFFSET, EXTRA
-from pipeline.store.columns import leading_dim, offset_name
+from data_specs.shards import ARRAYS, CLIP_OFFSET, EXTRA, array_spec, offset_name
+from pipeline.store.columns import leading_dim, missing_partners
 from pipeline.store.errors import ShardError
 from pipeline.store.files import ByteSource, SourceIO
 from pipeline.store.rules import offset_problem
@@ -173,15 +173,15 @@ class ZarrShard(ShardReader):
                     columns[name] = self._open_column(name, meta)
             except (ValueError, KeyError, TypeError) as error:
                 raise ShardError(self.name, name, f"its metadata is damaged ({error})") from error
-        for name, spec in {**ARRAYS, CLIP_OFFSET.name: CLIP_OFFSET}.items():
-            if name not in columns and not spec.optional:
-                raise ShardError(self.name, name, "is missing")
+        needed = [name for name, spec in {**ARRAYS, CLIP_OFFSET.name: CLIP_OFFSET}.items() if not spec.optional]
+        for name in [*(name for name in needed if name not in columns), *missing_partners(columns)]:
+            raise ShardError(self.name, name, "is missing")
         return columns
 
     def _open_column(self, name: str, meta: Mapping[str, Any]) -> _Column:
         shape = tuple(int(side) for side in meta["shape"])
         dtype = np.dtype(meta["data_type"]).newbyteorder("<")
-        expected = ARRAYS.get(name)
+        expected = array_spec(name)
         if expected is not None and dtype != np.dtype(expected.dtype):
             raise ShardError(self.name, name, f"has dtype {dtype}, expected {np.dtype(expected.dtype)}")
         if 0 in shape:  # Zarr writes no chunk for it
@@ -207,10 +207,10 @@ class ZarrShard(ShardReader):
         if found:
             raise ShardError(self.name, CLIP_OFFSET.name, found)
         for name, column in self._columns.items():
-            ragged = None if name.startswith(("extra", "clips")) else offset_name(name)
+            ragged = offset_name(name)
             if ragged is not None and (found := offset_problem(self._offsets[ragged], column.shape[0])):
                 raise ShardError(self.name, ragged, found)
-            if name in ARRAYS:
+            if array_spec(name) is not None:
                 rows = {"F": frames, "F+1": frames + 1}.get(leading_dim(name), column.shape[0])
                 if column.shape[0] != rows:
                     raise ShardError(self.name, name, f"has {column.shape[0]} rows, expected {rows}")

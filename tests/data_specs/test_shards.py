@@ -5,17 +5,37 @@ from pydantic import ValidationError
 from store_factory import small_manifest, small_record
 
 from data_specs.records import Cameras, Cells, ClipRecord, Images, Points, Tokens
-from data_specs.shards import ARRAYS, OFFSETS, Manifest, differing_keys
+from data_specs.shards import ARRAYS, OFFSETS, Manifest, array_spec, differing_keys, offset_name
 
 FAMILIES = {"tokens": Tokens, "cells": Cells, "points": Points, "camera": Cameras, "rgb": Images}
 
 
 def test_the_schema_names_every_array_of_a_record_and_no_other():
     names = {f"{family}/{f.name}" for family, record in FAMILIES.items() for f in dataclasses.fields(record)}
-    names |= {f.name for f in dataclasses.fields(ClipRecord)} - {*FAMILIES, "key", "split", "text", "extra"}
+    names |= {f.name for f in dataclasses.fields(ClipRecord)} - {
+        *FAMILIES,
+        "key",
+        "split",
+        "text",
+        "extra",
+        "vision",
+        "views",
+    }
     assert names == set(ARRAYS)
     assert set(OFFSETS.values()) == {name for name in ARRAYS if name.endswith("/offset")}
     assert all(spec.dims[0] in ("F", "F+1", *OFFSETS) and spec.doc and spec.units for spec in ARRAYS.values())
+
+
+def test_arrays_of_encoders_and_cameras_are_known_by_their_names():
+    for name, spec in ARRAYS.items():
+        assert array_spec(name) is spec
+    for name in ("vision/dinov2", "views/cam_high/data", "views/cam-high/offset"):
+        assert array_spec(name).name == name
+    for name in ("vision/", "vision/a/b", "views/a", "views/a/more", "views//data", "views/a.b/data", "extra/x", "x"):
+        assert array_spec(name) is None
+    assert offset_name("views/top/data") == "views/top/offset"
+    assert offset_name("tokens/feat") == "tokens/offset"
+    assert all(offset_name(name) is None for name in ("views/top/offset", "vision/dinov2", "time", "extra/x", "other"))
 
 
 def test_example_records_fit_the_schema_and_are_functions_of_their_arguments():

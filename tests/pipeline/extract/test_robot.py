@@ -10,6 +10,7 @@ from robot_clips import ACTION, STATE, STEPS, robot_clip, trajectory
 from store_factory import FORMATS
 
 import pipeline.sources
+from data_specs.batches import ImageBatch
 from data_specs.records import BadClip, ClipRecord
 from pipeline.config import RequestError, override
 from pipeline.extract.mapper import Mapper
@@ -21,6 +22,7 @@ from pipeline.inspect_shards import inspect_store
 from pipeline.recipes import EXTRACT, extract_recipe
 from pipeline.store import open_store
 from pipeline.store.layout import StoreLayout
+from pipeline.store.pixels import decode_images
 
 SMALL = ["frames.size=56", "points.count=256", "points.min_points=100", "robot.chunk=6", "max_bad_fraction=1"]
 BALL = ["points.box_centre=0,0,0.1", "points.box_scale=4", "points.crop=0.3,0.3,0.2"]
@@ -168,6 +170,21 @@ def test_recipes_from_before_the_robot_are_recorded_as_they_were(name: str) -> N
     assert type(EXTRACT[name]).model_validate(values) == EXTRACT[name]
     changed = override(EXTRACT[name], ["robot.chunk=5"]).recorded()
     assert changed["robot"] == {"chunk": 5, "live": False}
+
+
+def test_further_cameras_are_kept_at_their_own_resolution() -> None:
+    recipe = override(extract_recipe("rgbd_tiny"), [*SMALL, *BALL, "store.image=png"])
+    clip = robot_clip(frames=2)
+    wrist = np.random.default_rng(0).integers(256, size=(2, 30, 40, 3), dtype=np.uint8)
+    mapper = Mapper(recipe, load_models(recipe, torch.device("cpu")))
+    record = mapper(replace(clip, views={"wrist": wrist}))
+    images = ImageBatch(
+        data=torch.from_numpy(record.views["wrist"].data), offset=torch.from_numpy(record.views["wrist"].offset)
+    )
+    assert np.array_equal(decode_images(images).numpy(), wrist)
+    for views, reason in (({"a.b": wrist}, "camera 'a.b'"), ({"wrist": wrist[:1]}, r"expected uint8 \[2")):
+        with pytest.raises(BadClip, match=reason):
+            mapper(replace(clip, views=views))
 
 
 def test_a_store_of_a_live_recipe_is_resumed(tmp_path: Path) -> None:
