@@ -43,3 +43,59 @@ def eval_probe(
         print_json(judged.judgement.as_json())
     else:
         print_lines(judgement_lines(judged.judgement))
+
+
+@evaluate.command(
+    "policy", epilog="Example:  cla eval policy --run runs/vla --env tabletop --episodes 100 --html policy.html"
+)
+def eval_policy(
+    run: Annotated[Path | None, typer.Option(help="A run of `cla train vla`.")] = None,
+    env: Annotated[str, typer.Option(help="tabletop; aloha or libero, with the [sim] extra.")] = "tabletop",
+    tasks: Annotated[str, typer.Option(help="Names with commas between, or all.")] = "",
+    episodes: Annotated[int, typer.Option(min=1, help="Of each task.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other episodes.")] = 0,
+    policy: Annotated[str, typer.Option(help="run; as references, expert or random.")] = "",
+    checkpoint: Annotated[str, typer.Option(help="best or last.")] = "best",
+    execute: Annotated[str, typer.Option(help="chunk, or ensemble of all chunks (ACT).")] = "chunk",
+    execute_steps: Annotated[int | None, typer.Option(min=1, help="Of a chunk, before the next look.")] = None,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Cap of an episode.")] = None,
+    camera: Annotated[str, typer.Option(help="tabletop: seen, unseen or moving.")] = "seen",
+    distractors: Annotated[bool, typer.Option("--distractors", help="tabletop: things move in view.")] = False,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes; 0: in this one; one a core.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with films here.")] = None,
+    films: Annotated[Path | None, typer.Option(help="Write films (mp4) into this folder.")] = None,
+    film_episodes: Annotated[int, typer.Option(min=1, help="Films of each task, with --html or --films.")] = 2,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Let a policy act: success by task with 95 % Wilson intervals, length, speed, films and a page."""
+    from pipeline.evaluate.policy.judge import JudgeRequest, judge
+    from pipeline.evaluate.policy.report import check_outputs, write_outputs
+    from pipeline.evaluate.policy.text import judgement_lines
+
+    check_outputs(html, films)
+    request = JudgeRequest(
+        environment=env,
+        tasks=tasks,
+        episodes=episodes,
+        seed=seed,
+        policy=policy or "run",
+        run=run,
+        checkpoint=checkpoint,
+        execute=execute,
+        execute_steps=execute_steps,
+        camera=camera,
+        distractors=distractors,
+        max_steps=max_steps,
+        films=film_episodes if html is not None or films is not None else 0,
+        workers=workers,
+        device=device,
+    )
+    with counting_bar("episodes") as progress:
+        judgement = judge(request, progress)
+    for path in write_outputs(judgement, html=html, films=films):
+        say(f"wrote {path}")
+    if as_json:
+        print_json(judgement.as_json())
+    else:
+        print_lines(judgement_lines(judgement))

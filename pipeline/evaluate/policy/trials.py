@@ -1,0 +1,82 @@
+"""The episodes of a judgement: which there are, and what came of them."""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from data_specs.arrays import Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """Episode `index` of `seed` of a task; `number` counts all episodes of a judgement. `film`: keep its pictures."""
+
+    number: int
+    task: str
+    seed: int
+    index: int
+    film: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrialResult:
+    """What came of a trial in `steps` control steps; `film` is MP4, where it was asked for."""
+
+    trial: Trial
+    instruction: str
+    success: bool
+    steps: int
+    film: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Look:
+    """What a policy is asked about: after `step` steps of a trial, `seen` is what its eyes made of the observation."""
+
+    trial: Trial
+    step: int
+    seen: Any
+
+
+def plan_trials(tasks: tuple[str, ...], episodes: int, *, seed: int, films: int) -> list[Trial]:
+    """`episodes` of every task, the tasks taking turns; of the first `films` of each, pictures are kept."""
+    return [
+        Trial(number=index * len(tasks) + turn, task=task, seed=seed, index=index, film=index < films)
+        for index in range(episodes)
+        for turn, task in enumerate(tasks)
+    ]
+
+
+class Start(NamedTuple):
+    """Begin a trial in a slot."""
+
+    slot: int
+    trial: Trial
+
+
+class Act(NamedTuple):
+    """Do actions f4 [k,A] in a slot, as many as the episode takes, then look."""
+
+    slot: int
+    actions: Array
+
+
+class Follow(NamedTuple):
+    """Let the environment's expert act in a slot until the episode is over."""
+
+    slot: int
+
+
+Command = Start | Act | Follow
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Report:
+    """What came of a command: steps since the start; what is seen now, unless the episode is `done`."""
+
+    slot: int
+    steps: int
+    success: bool
+    done: bool
+    instruction: str
+    seen: Any = None
+    film: bytes | None = field(default=None, repr=False)
