@@ -55,7 +55,7 @@ class VLAConfig:
         token_dropout: share of the vision's tokens that training hides. state_dropout: share of the moments at which
             it hides the state.
         auxiliary: weight of the losses that the vision's parts bring.
-        checkpoint: recompute activations in the backward pass.
+        checkpoint: recompute activations in the backward pass, those of the parts too.
     """
 
     dim: int = 768
@@ -306,9 +306,9 @@ def _head(config: VLAConfig, sizes: HeadSizes) -> Head:
         case "chunk":
             return ChunkHead(config.chunk, sizes)
         case "act":
-            return ACTHead(config.act, sizes)
+            return ACTHead(replace(config.act, checkpoint=config.checkpoint), sizes)
         case "diffusion":
-            return DiffusionHead(config.diffusion, sizes)
+            return DiffusionHead(replace(config.diffusion, checkpoint=config.checkpoint), sizes)
 
 
 def _check(config: VLAConfig) -> None:
