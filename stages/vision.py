@@ -54,10 +54,11 @@ class TowerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ConcertoConfig:
-    """Cached 3D tokens of `channels` through S2D of these sizes; see `S2DConfig`."""
+    """Cached 3D tokens of `channels` through S2D of these sizes; see `S2DConfig`. A `grid` of fewer cells is faster."""
 
     channels: int = 512
     dim: int = 512
+    grid: int = GRID
     layers: int = 2
     heads: int = 8
     hidden: int = 2048
@@ -169,7 +170,7 @@ class FrozenVision(VisionPart):
                 f"vision/{self.name} has {feat.shape[1]} tokens, {self.special} of them special: the others are no "
                 "square grid; set how many come before the patches (special)"
             )
-        place = grid_places(side, side, special=self.special).to(feat.device)
+        place = grid_places(side, side, special=self.special, device=feat.device)
         return VisionTokens(tokens=self.project(self.features(feat)), place=place, grid=(side, side))
 
     def frozen_features(self, batch: PolicyBatch) -> Iterator[tuple[Standardise, Tensor]]:
@@ -190,6 +191,7 @@ class ConcertoVision(VisionPart):
             S2DConfig(
                 channels=config.channels,
                 dim=config.dim,
+                grid=config.grid,
                 layers=config.layers,
                 heads=config.heads,
                 hidden=config.hidden,
@@ -198,10 +200,11 @@ class ConcertoVision(VisionPart):
             )
         )
         self.project = nn.Linear(config.dim, dim)
-        self.register_buffer("place", grid_places(GRID, GRID), persistent=False)
+        self.grid = (config.grid, config.grid)
+        self.register_buffer("place", grid_places(*self.grid), persistent=False)
 
     def forward(self, batch: PolicyBatch, language: LanguageTokens | None = None) -> VisionTokens:
-        """196 tokens. ValueError when the store's tokens have other channels."""
+        """A token a cell. ValueError when the store's tokens have other channels."""
         tokens = batch.frames.need_tokens()
         if tokens.feat.shape[-1] != len(self.features.mean):
             raise ValueError(
@@ -209,7 +212,7 @@ class ConcertoVision(VisionPart):
                 f"{len(self.features.mean)}: build it with those of the store (vision.concerto.channels)"
             )
         dense = self.s2d(tokens.with_feat(self.features(tokens.feat))).flatten(1, 2)
-        return VisionTokens(tokens=self.project(dense), place=self.place, grid=(GRID, GRID))
+        return VisionTokens(tokens=self.project(dense), place=self.place, grid=self.grid)
 
     def frozen_features(self, batch: PolicyBatch) -> Iterator[tuple[Standardise, Tensor]]:
         """The features of the distinct tokens."""
@@ -266,11 +269,10 @@ def frozen_tokens(batch: PolicyBatch, name: str, channels: int) -> Tensor:
     return feat
 
 
-def grid_places(rows: int, columns: int, *, special: int = 0) -> Tensor:
+def grid_places(rows: int, columns: int, *, special: int = 0, device: torch.device | None = None) -> Tensor:
     """Middles of a picture's cells, row by row, f4 [1, special + rows * columns, 2]; special ones first, as NaN."""
-    row, column = torch.meshgrid(
-        (torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij"
-    )
+    middles = [(torch.arange(count, device=device) + 0.5) / count for count in (rows, columns)]
+    row, column = torch.meshgrid(*middles, indexing="ij")
     places = torch.stack([row, column], dim=-1).flatten(0, 1)
     return torch.cat([places.new_full((special, 2), math.nan), places])[None]
 

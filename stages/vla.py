@@ -152,8 +152,8 @@ class VLA(nn.Module):
     def forward(self, batch: PolicyBatch, draw: Draw | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and detached scalars by name: those of the head, and `loss/NAME` of auxiliary losses.
 
-        `draw` gives the random numbers of dropout and head. ValueError when the batch lacks what the objective needs:
-        actions with their padding, or codes.
+        `draw` gives the random numbers of dropout and head. Of longer chunks the first H steps are learned. ValueError
+        when the batch lacks what the objective needs: actions with their padding, or codes.
         """
         features, state, auxiliary = self._features(batch, draw, hide=self.training)
         if isinstance(self.head, LatentHead):
@@ -162,12 +162,13 @@ class VLA(nn.Module):
             loss, metrics = self.head.loss(features, batch.codes)
         else:
             action, is_pad = batch.need_action()
-            if action.shape[1] != self.horizon:
+            if action.shape[1] < self.horizon:
                 raise ValueError(
-                    f"the chunks have {action.shape[1]} steps and the policy was built for {self.horizon}: set horizon "
-                    "to them"
+                    f"the chunks have {action.shape[1]} steps and the policy was built for {self.horizon}: set a "
+                    "smaller horizon, or extract longer chunks (robot.chunk)"
                 )
-            normalised = self.normaliser.normalise_action(action, batch.frames.state)
+            normalised = self.normaliser.normalise_action(action[:, : self.horizon], batch.frames.state)
+            is_pad = is_pad[:, : self.horizon]
             loss, metrics = self.head.loss(features, normalised, is_pad, draw, state_BS=state)
         for name, value in auxiliary.items():
             loss = loss + self.config.auxiliary * value

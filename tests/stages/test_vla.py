@@ -111,7 +111,7 @@ def test_what_is_missing_is_said(batch: PolicyBatch) -> None:
         ("patch", replace(batch, language=None), "no language"),
         ("patch", replace(batch, frames=replace(batch.frames, state=None)), "no state"),
         ("patch", replace(batch, action=None), "no actions"),
-        ("patch", example(horizon=9), "have 9 steps and the policy was built for 4"),
+        ("patch", example(horizon=3), "have 3 steps and the policy was built for 4"),
         ("patch", example(action=6), "actions have 6 dimensions"),
         ("patch", example(state=9), "states have 9 dimensions"),
         ("patch", example(language=40), "40 channels and the policy was built for 48"),
