@@ -11,6 +11,7 @@ from stages.draw import Draw
 from stages.language import LanguageConfig
 from stages.layers import parameters_of
 from stages.normalise import fixed_statistics
+from stages.policy_table import parameter_table
 from stages.resnet import ResNetConfig
 
 SMALL = ACTConfig(
@@ -50,14 +51,15 @@ def batch() -> PolicyBatch:
     return _batch()
 
 
-def test_the_published_sizes_have_51_6_and_84_million_parameters() -> None:
+def test_the_published_sizes_have_51_6_and_84_million_parameters_and_the_table_accounts_for_all() -> None:
     with torch.device("meta"):
-        one, seven, wide = (
-            parameters_of(ACTPolicy(config))
-            for config in (ACTConfig(), ACTConfig(decoder_layers=7), ACTConfig(horizon=50))
-        )
-    assert one == 51_614_095 and round(seven / 1e6) == 84
-    assert wide == one - 50 * 512  # a slot a step
+        policy, seven = ACTPolicy(ACTConfig()), ACTPolicy(ACTConfig(decoder_layers=7))
+        shorter = ACTPolicy(ACTConfig(horizon=50))
+    rows = {row.part: row for row in parameter_table(policy)}
+    assert rows["total"].trained == parameters_of(policy) == 51_614_095 and rows["total"].frozen == 0
+    assert rows["backbone"].trained == 11_166_912 and {"posterior", "encoder", "decoder"} <= rows.keys()
+    assert round(parameters_of(seven) / 1e6) == 84
+    assert parameters_of(shorter) == rows["total"].trained - 50 * 512  # a slot a step
 
 
 def test_it_keeps_the_contract_of_a_policy(batch: PolicyBatch) -> None:

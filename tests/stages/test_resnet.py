@@ -112,7 +112,7 @@ def test_weights_of_another_network_are_refused_and_change_nothing() -> None:
     before = {name: value.clone() for name, value in resnet.state_dict().items()}
     with pytest.raises(ValueError, match=r"network, 10 unknown \(encoder.stages.1.layers.2"):
         resnet.load_pretrained(_released(replace(SMALL, depths=(1, 3))).state_dict())
-    with pytest.raises(ValueError, match="missing .* and 1 unknown"):
+    with pytest.raises(ValueError, match=r"missing .* and 1 unknown"):
         resnet.load_pretrained({"fc.weight": torch.zeros(3)})
     with pytest.raises(ValueError, match="another width"):
         resnet.load_pretrained(_released(replace(SMALL, widths=(8, 16))).state_dict())
