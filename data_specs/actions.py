@@ -1,5 +1,8 @@
 """Robot actions as a store keeps them beside those of its own frames."""
 
+import numpy as np
+
+from data_specs.arrays import Array
 from data_specs.shards import EXTRA
 
 ACTION_NAME = "action_sum"
@@ -18,3 +21,13 @@ CHUNK_COLUMN, CHUNK_PAD_COLUMN = EXTRA + CHUNK_NAME, EXTRA + CHUNK_PAD_NAME
 STATE_PATH_NAME, ACTION_PATH_NAME, STEP_NAME = "path_state", "path_action", "path_step"
 """Keys of `ClipRecord.extra` beside the chunks: the episode's K control steps whole, f4 [K,S] and f4 [K,A], and i8 [F],
 the step at which each frame was seen. Not a row a frame: read them with `store[i].extra`."""
+
+
+def accumulate(action: Array) -> Array:
+    """The sum f4 [F,A] of the actions [F,A] before each moment: 0 first, the last action never counted.
+
+    Summed in float64: action_sum[j] - action_sum[i] is what was done from moment i to moment j.
+    """
+    total = np.zeros(action.shape, dtype=np.float64)
+    np.cumsum(action[:-1], axis=0, dtype=np.float64, out=total[1:])
+    return total.astype(np.float32)

@@ -12,11 +12,11 @@ from pipeline.config import RequestError
 @sim.command("record", epilog="Example:  cla sim record --format ssv2 --clips 20 --seed 1 --out data/ssv2")
 def sim_record(
     out: Annotated[Path, typer.Option(help="A new folder.")],
-    data_format: Annotated[str, typer.Option("--format", help="ssv2 or rgbd.")] = "rgbd",
+    data_format: Annotated[str, typer.Option("--format", help="rgbd, ssv2, libero or aloha.")] = "rgbd",
     clips: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Another seed, other clips.")] = 0,
     tasks: Annotated[str, typer.Option(help="all, or names with commas: reach, push, pick, stack, place.")] = "all",
-    view: Annotated[str, typer.Option(help="agent, wrist or agent,wrist (rgbd).")] = "agent",
+    view: Annotated[str, typer.Option(help="agent, wrist or agent,wrist; the format's own without it.")] = "",
     fps: Annotated[float | None, typer.Option(help="Frames a second, at most 20 (rgbd); 20 without it.")] = None,
     camera_motion: Annotated[bool, typer.Option("--camera-motion", help="The agent camera moves.")] = False,
     distractors: Annotated[bool, typer.Option("--distractors", help="Things move in view that take no part.")] = False,
@@ -35,7 +35,7 @@ def sim_record(
                 clips=clips,
                 seed=seed,
                 tasks=tasks,
-                views=[name.strip() for name in view.split(",")],
+                views=[name.strip() for name in view.split(",")] if view else None,
                 fps=fps,
                 camera_motion=camera_motion,
                 distractors=distractors,

@@ -17,6 +17,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from data_specs.actions import accumulate
 from data_specs.records import Trajectory
 from pipeline.sim.camera_motion import CameraMotion, sample_camera_motion
 from pipeline.sim.distractors import Distractor, sample_distractors
@@ -119,16 +120,6 @@ class Episode:
     def picture(self, time: float, view: str, height: int, width: int) -> Picture:
         """What `view` sees at `time`."""
         return self.renderer.render(self.at(time), view, height, width, time)
-
-
-def accumulate(action: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The sum f4 [K+1, A] of the actions [K+1, A] before each moment: 0 first, the last action never counted.
-
-    Summed in float64: action_sum[j] - action_sum[i] is what was done from moment i to moment j.
-    """
-    total = np.zeros(action.shape, dtype=np.float64)
-    np.cumsum(action[:-1], axis=0, dtype=np.float64, out=total[1:])
-    return total.astype(np.float32)
 
 
 def episode_task(index: int, tasks: tuple[Task, ...] = TASKS) -> Task:

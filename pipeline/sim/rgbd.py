@@ -30,11 +30,39 @@ from PIL import Image
 from data_specs.arrays import Array
 from pipeline.sim.episode import Episode, episode_split
 from pipeline.sim.mjcf import CONTROL_HZ
+from pipeline.sim.plan import Plan
 from pipeline.sim.render import decode_depth, encode_depth
 
 FORMAT, VERSION = "tabletop-rgbd", 1
 INDEX = "dataset.json"
 CLIPS = "clips"
+VIEWS, SIZES = ("agent",), (224, 224)
+
+
+def prepare(plan: Plan) -> None:
+    """As in `pipeline.sim.plan.Format`."""
+    (plan.out / CLIPS).mkdir()
+
+
+def write(plan: Plan, index: int) -> dict[str, Any]:
+    """As in `pipeline.sim.plan.Format`."""
+    return write_clip(plan.out, plan.episode(index), plan.views, plan.height, plan.width, plan.fps)
+
+
+def finish(plan: Plan, rows: list[dict[str, Any]]) -> None:
+    """As in `pipeline.sim.plan.Format`."""
+    write_index(
+        plan.out,
+        rows,
+        seed=plan.seed,
+        tasks=plan.task_names,
+        views=plan.views,
+        height=plan.height,
+        width=plan.width,
+        fps=plan.fps,
+        disturbances=[name for name in ("camera_motion", "distractors") if getattr(plan, name)],
+        perturb=plan.perturb,
+    )
 
 
 def write_clip(

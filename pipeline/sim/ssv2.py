@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.sim.episode import Episode
+from pipeline.sim.plan import Plan
 from pipeline.sim.tasks import Task
 
 VIDEOS = "20bn-something-something-v2"
@@ -19,7 +20,24 @@ LABELS = "labels"
 SPLITS = ("train", "validation", "test")
 FPS = 12
 HEIGHT, WIDTH = 240, 320
+VIEWS, SIZES = ("agent",), (HEIGHT, WIDTH)
 _IDS_A_SEED = 100_000
+
+
+def prepare(plan: Plan) -> None:
+    """As in `pipeline.sim.plan.Format`."""
+    for folder in (VIDEOS, LABELS):
+        (plan.out / folder).mkdir()
+
+
+def write(plan: Plan, index: int) -> dict[str, Any]:
+    """As in `pipeline.sim.plan.Format`."""
+    return write_clip(plan.out, plan.episode(index))
+
+
+def finish(plan: Plan, rows: list[dict[str, Any]]) -> None:
+    """As in `pipeline.sim.plan.Format`."""
+    write_labels(plan.out, [(split_of(index), row) for index, row in enumerate(rows)], plan.tasks)
 
 
 def video_id(seed: int, index: int) -> str:

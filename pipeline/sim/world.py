@@ -66,22 +66,8 @@ class World:
 
     def step(self, action: NDArray[np.floating]) -> Floats:
         """Act for 1/20 s; the `qpos` [3, nq] of the three 60 Hz snapshots on the way, the last being the present."""
-        if action.shape != (ACTION_DIM,) or not np.isfinite(action).all():
-            raise ValueError(f"an action is {ACTION_DIM} finite numbers in [-1, 1], got {action!r}")
-        wanted = np.asarray(np.clip(action, -1.0, 1.0), dtype=np.float64)
         start, start_width = self._command.copy(), self._width
-        position = np.clip(start[:3] + POSITION_SCALE * wanted[:3], HAND_LOW, HAND_HIGH)
-        rotation = rotvec_matrix(ROTATION_SCALE * wanted[3:6]) @ euler_matrix(*start[3:])
-        yaw, pitch, roll = matrix_euler(rotation)
-        self._command = np.array(
-            [
-                *position,
-                np.clip(yaw, -YAW_LIMIT, YAW_LIMIT),
-                np.clip(pitch, -TILT_LIMIT, TILT_LIMIT),
-                np.clip(roll, -TILT_LIMIT, TILT_LIMIT),
-            ]
-        )
-        self._width = FINGER_TRAVEL * 0.5 * (1.0 - float(wanted[6]))
+        self._command, self._width = self.aimed(action)
         snapshots = np.empty((_SUBSTEPS // _PER_SNAPSHOT, self.model.nq))
         for k in range(_SUBSTEPS):
             blend = (k + 1) / _SUBSTEPS  # the servo follows a ramp: 20 Hz steps would shake what is held
@@ -92,6 +78,31 @@ class World:
                 snapshots[k // _PER_SNAPSHOT] = self.data.qpos
         mujoco.mj_forward(self.model, self.data)
         return snapshots
+
+    def aimed(self, action: NDArray[np.floating]) -> tuple[Floats, float]:
+        """Where `action` would send the hand from now: its `command` [6], and each finger's position in metres."""
+        if action.shape != (ACTION_DIM,) or not np.isfinite(action).all():
+            raise ValueError(f"an action is {ACTION_DIM} finite numbers in [-1, 1], got {action!r}")
+        wanted = np.asarray(np.clip(action, -1.0, 1.0), dtype=np.float64)
+        position = np.clip(self._command[:3] + POSITION_SCALE * wanted[:3], HAND_LOW, HAND_HIGH)
+        rotation = rotvec_matrix(ROTATION_SCALE * wanted[3:6]) @ euler_matrix(*self._command[3:])
+        yaw, pitch, roll = matrix_euler(rotation)
+        command = np.array(
+            [
+                *position,
+                np.clip(yaw, -YAW_LIMIT, YAW_LIMIT),
+                np.clip(pitch, -TILT_LIMIT, TILT_LIMIT),
+                np.clip(roll, -TILT_LIMIT, TILT_LIMIT),
+            ]
+        )
+        return command, FINGER_TRAVEL * 0.5 * (1.0 - float(wanted[6]))
+
+    @property
+    def hand(self) -> tuple[Floats, Floats]:
+        """Positions [8] and velocities [8] of the hand's joints: x, y, z, yaw, pitch, roll, left and right finger."""
+        names = (*_HAND, "left", "right")
+        dofs = [int(self.model.joint(name).dofadr[0]) for name in names]
+        return np.array(self.data.qpos[[*self._hand_qpos, *self._finger_qpos]]), np.array(self.data.qvel[dofs])
 
     @property
     def qpos(self) -> Floats:

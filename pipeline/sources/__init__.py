@@ -3,8 +3,10 @@
 Adding a dataset is one file and one line:
 
 1. Write `pipeline/sources/NAME.py` with a class that follows `pipeline.sources.base.Source`: a class attribute `spec`,
-   a constructor `(root, split, options)`, `clips()` and `read(ref, frames)`. `resize_crop`, `pick` and `read_video`
-   do the work that sources share; heavy imports (av, mujoco, h5py) belong inside the functions that need them.
+   a constructor `(root, split, options)`, `clips()` and `read(ref, frames)`; a class attribute `root_suffixes` where
+   a single file may be the root. `resize_crop`, `pick` and `read_video` do the work that sources share, and
+   `pipeline.sources.robot` that of robot data; heavy imports (av, mujoco, h5py) belong inside the functions that
+   need them.
 2. Add the line `"NAME": "pipeline.sources.NAME:Class"` to `_SOURCES` below.
 """
 
@@ -19,12 +21,15 @@ from pipeline.config import suggest
 from pipeline.sources.base import Source
 
 _SOURCES = {
+    "aloha": "pipeline.sources.aloha:AlohaSource",
+    "libero": "pipeline.sources.libero:LiberoSource",
     "ssv2": "pipeline.sources.ssv2:Ssv2Source",
     "tabletop": "pipeline.sources.tabletop:TabletopSource",
     "video": "pipeline.sources.video:VideoSource",
 }
 
-_OFFLINE = "Without it, `cla sim record --format ssv2 --clips 20 --seed 1 --out DIR` writes simulated clips to try."
+_RECORDED = ("aloha", "libero")
+_OFFLINE = "Without it, `cla sim record --format {} --clips 20 --seed 1 --out DIR` writes simulated clips to try."
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -57,11 +62,14 @@ def open_source(
     """
     source_class = _source_class(name)
     spec = dataset_spec(name)
+    hint = f"{spec.where} {_OFFLINE.format(name if name in _RECORDED else 'ssv2')}"
     if root is None and spec.needs_root:
-        raise ValueError(f"Dataset {name!r} needs --root, the folder that holds it. {spec.where} {_OFFLINE}")
-    if root is not None and not root.is_dir():
-        state = "is not a folder" if root.exists() else "does not exist"
-        raise ValueError(f"--root {root} {state}; dataset {name!r} is read from there. {spec.where} {_OFFLINE}")
+        raise ValueError(f"Dataset {name!r} needs --root, the folder that holds it. {hint}")
+    suffixes: tuple[str, ...] = getattr(source_class, "root_suffixes", ())
+    if root is not None and not root.is_dir() and not (root.is_file() and root.suffix.lower() in suffixes):
+        wanted = f"is not a folder{f' or a file {suffixes[0]}' if suffixes else ''}"
+        state = wanted if root.exists() else "does not exist"
+        raise ValueError(f"--root {root} {state}; dataset {name!r} is read from there. {hint}")
     source: Source = source_class(root, split, options)
     return source
 

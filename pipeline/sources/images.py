@@ -5,6 +5,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -58,7 +59,7 @@ def read_images(key: str, paths: list[Path], fps: float, sampling: FrameSampling
     for time, path in pick(opened(), sampling):
         if len(taken) == MAX_TAKEN:
             raise BadClip(key, f"the clip yields more than {MAX_TAKEN} frames; set frames.max, or a lower frames.fps")
-        taken.append(resize_crop(_load(key, path), size=sampling.size)[0])
+        taken.append(resize_crop(decode_image(key, path, path), size=sampling.size)[0])
         times.append(time)
     check_count(key, len(taken), sampling, len(paths))
     return np.stack(taken), np.array(times, dtype=np.float64)
@@ -73,9 +74,11 @@ def _image_size(key: str, path: Path) -> tuple[int, int]:
     return width, height
 
 
-def _load(key: str, path: Path) -> Array:
-    """u1 [H,W,3], turned as its EXIF orientation says."""
-    with _Problems(key, path), Image.open(path, formats=_FORMATS) as image:
+def decode_image(key: str, name: str | Path, file: Path | BinaryIO) -> Array:
+    """u1 [H,W,3], turned as its EXIF orientation says; BadClip, with `name`, for a damaged or too large image."""
+    with _Problems(key, name), Image.open(file, formats=_FORMATS) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise BadClip(key, f"{name} has {image.width} x {image.height} pixels, expected at most {MAX_PIXELS}")
         if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
             grey = (np.asarray(image, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8)
             return np.repeat(grey[..., None], 3, axis=2)
@@ -85,16 +88,16 @@ def _load(key: str, path: Path) -> Array:
 class _Problems:
     """Turns what Pillow raises for a file that is missing or damaged into BadClip."""
 
-    def __init__(self, key: str, path: Path) -> None:
+    def __init__(self, key: str, name: str | Path) -> None:
         self._key = key
-        self._path = path
+        self._name = name
 
     def __enter__(self) -> None:
         return
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, FileNotFoundError):
-            raise BadClip(self._key, f"{self._path} is missing; {_WANTED}") from None
+            raise BadClip(self._key, f"{self._name} is missing; {_WANTED}") from None
         damaged = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
         if isinstance(error, damaged):
-            raise BadClip(self._key, f"{self._path} cannot be decoded ({error}); {_WANTED}") from error
+            raise BadClip(self._key, f"{self._name} cannot be decoded ({error}); {_WANTED}") from error

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from data_specs.actions import accumulate
 from data_specs.arrays import Array
 from data_specs.datasets import ClipRef, DatasetSpec, FrameSampling, safe_key
 from data_specs.records import BadClip, Clip, Trajectory
@@ -153,7 +154,6 @@ class TabletopSource:
         return refs
 
     def _decode(self, ref: ClipRef, frames: FrameSampling) -> Clip:
-        from pipeline.sim.episode import accumulate
         from pipeline.sim.rgbd import read_clip_json, read_frame
 
         assert ref.path is not None
