@@ -291,7 +291,8 @@ def leaf_names(values: Mapping[str, Any], prefix: str = "") -> list[str]:
 def override(config: ConfigT, assignments: Iterable[str]) -> ConfigT:
     """A copy of `config` with `dotted.key=value` applied; RequestError says what is wrong and what was expected.
 
-    A value is read as JSON where that works (numbers, true, null) and as a string otherwise.
+    A value is read as JSON where that works (numbers, true, null) and as a string otherwise; where a list is replaced,
+    its values may have just commas between them.
     """
     values = config.model_dump(mode="json")
     known = leaf_names(values)
@@ -305,7 +306,7 @@ def override(config: ConfigT, assignments: Iterable[str]) -> ConfigT:
         section = values
         for part in path:
             section = section[part]
-        section[last] = _parse(text)
+        section[last] = _parse_list(text) if isinstance(section[last], list) else _parse(text)
     try:
         return type(config).model_validate(values)
     except ValidationError as error:
@@ -323,7 +324,14 @@ def _parse(text: str) -> Any:
         value = json.loads(text)
     except json.JSONDecodeError:
         return text
-    return text if isinstance(value, (dict, list)) else value
+    return text if isinstance(value, dict) else value
+
+
+def _parse_list(text: str) -> list[Any]:
+    value = _parse(text)
+    if isinstance(value, list):
+        return value
+    return [_parse(part.strip()) for part in text.strip("[]() ").split(",") if part.strip()]
 
 
 def _triple(values: tuple[float, float, float]) -> str:

@@ -33,16 +33,6 @@ class Codes:
     frame: Array
     codes: Array
 
-    @property
-    def offset(self) -> float:
-        """Seconds between the frames of a pair."""
-        return float(self.facts["offset_seconds"])
-
-    @property
-    def made_by(self) -> tuple[str, float]:
-        """What two files must share for their codes to mean the same: SHA-256 of the weights, and the offset."""
-        return str(self.facts["run"]["weights_sha256"]), self.offset
-
 
 def read_facts(path: Path) -> dict[str, Any]:
     """What the metadata of a file of labels says. RequestError when it is not one."""

@@ -5,7 +5,7 @@ Shape legend: n pairs, K code tokens, L code width.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,10 @@ import torch
 
 from data_specs.arrays import Array
 from data_specs.batches import PairBatch
-from data_specs.shards import Manifest
+from data_specs.shards import Manifest, ModelRecord
 from pipeline.config import FailedError, RequestError, SplitSection
 from pipeline.store import StoreRequestError, open_store
+from pipeline.store.identity import differing_model
 from pipeline.store.pixels import pairs_with_pixels
 from pipeline.train.checkpoint import SPLIT
 from pipeline.train.run import Run
@@ -158,13 +159,12 @@ def refuse_other_features(run: Run, manifest: Manifest, store: str) -> None:
             f"The store at {store} has features of {width} channels, the run at {run.path} was trained on {expected}: "
             "extract the store with the recipe of the run's store, or train a run on this one."
         )
-    ours, theirs = (_identities(models) for models in (trained["models"], manifest.model_dump(mode="json")["models"]))
-    for role in sorted({*ours, *theirs}):
-        if ours.get(role) != theirs.get(role):
-            raise RequestError(
-                f"The store at {store} was made by another {role} ({_named(theirs.get(role))}) than the one behind the "
-                f"run at {run.path} ({_named(ours.get(role))}): extract it with the same weights, or train a run on it."
-            )
+    models = [ModelRecord.model_validate(model) for model in trained["models"]]
+    if differs := differing_model(models, manifest.models):
+        raise RequestError(
+            f"The store at {store} was made by another {differs.role} ({differs.theirs}) than the one behind the run "
+            f"at {run.path} ({differs.ours}): extract it with the same weights, or train a run on it."
+        )
 
 
 def _training_keys(run: Run) -> set[str]:
@@ -177,15 +177,3 @@ def _training_keys(run: Run) -> set[str]:
             f"{path}, which says what clips the run was trained on, cannot be read ({error}): without it nothing can "
             "be held out. Train the run anew."
         ) from error
-
-
-def _identities(models: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
-    """(name, SHA-256) of each model by role. Where there is a hash it alone decides: files can be renamed."""
-    return {model["role"]: ("" if model["sha256"] else model["name"], model["sha256"]) for model in models}
-
-
-def _named(identity: tuple[str, str] | None) -> str:
-    if identity is None:
-        return "none"
-    name, digest = identity
-    return f"SHA-256 {digest[:12]}…" if digest else name

@@ -134,6 +134,13 @@ class StreamSampler(Sampler[Array]):
         return map(self._stream.take, self._plan)
 
 
+def spread(items: Array, most: int) -> Array:
+    """At most `most` of the rows, spread evenly."""
+    if len(items) <= most:
+        return items
+    return items[np.linspace(0, len(items) - 1, most).round().astype(np.int64)] if most else items[:0]
+
+
 def load_ahead(reader: Dataset[BatchT], items: Iterable[Any], section: TrainSection) -> Iterator[BatchT]:
     """The batches that `reader` makes of `items`, read ahead by `section.workers` processes, by this one if none.
 

@@ -16,7 +16,7 @@ from pipeline.config import RequestError, TrainRecipe
 from pipeline.store.loader import Store
 from pipeline.store.motion import motion_weights
 from pipeline.store.pairs import PairIndex
-from pipeline.train.data import PairReader, PairStream, StreamSampler, load_ahead
+from pipeline.train.data import PairReader, PairStream, StreamSampler, load_ahead, spread
 from pipeline.train.laq_recipe import LaqRecipe
 from pipeline.train.split import labelled_clips, split_clips
 from pipeline.train.task import BatchPlan, Step, Task
@@ -54,7 +54,7 @@ class LaqTask(Task[PairBatch]):
         self._reader = PairReader(store, self._columns, self.labelled)
         index = self._find_pairs()
         self.pairs = _of_clips(index, self.split.train)
-        self.held_out = _some(_frames(_of_clips(index, self.split.validation)), recipe.train.validate_samples)
+        self.held_out = spread(_frames(_of_clips(index, self.split.validation)), recipe.train.validate_samples)
         if not len(self.pairs):
             raise RequestError(
                 f"None of the {len(self.split.train)} training clips of {store.layout.url} has frames "
@@ -212,13 +212,6 @@ def _of_clips(index: PairIndex, clips: Array) -> PairIndex:
 def _frames(index: PairIndex) -> Array:
     """First and second frames i8 [n,2]."""
     return np.stack([index.first, index.second], axis=1)
-
-
-def _some(pairs: Array, most: int) -> Array:
-    """At most `most` pairs, spread evenly."""
-    if len(pairs) <= most:
-        return pairs
-    return pairs[np.linspace(0, len(pairs) - 1, most).round().astype(np.int64)] if most else pairs[:0]
 
 
 def _deviation_of_change(pairs: list[PairBatch], name: str) -> Tensor:

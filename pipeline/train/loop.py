@@ -83,7 +83,7 @@ class Trainer:
         if state is None:
             self.task.start(self.module, self.processes.device)
         self.average = WeightAverage(self.module, self.section.ema) if self.section.ema else None
-        optimizer = make_optimizer(self.module, self.section, self.task.lr_scales())
+        optimizer = make_optimizer(self.module, self.section, self.task.lr_scales(self.module))
         if self.section.compile:
             self.module.compile()
         self.model, self.optimizer = self.processes.wrap(self.module, optimizer)

@@ -107,7 +107,7 @@ class Task(ABC, Generic[BatchT]):
         Must do the same in every process.
         """
 
-    def lr_scales(self) -> Mapping[str, float]:
+    def lr_scales(self, model: Any) -> Mapping[str, float]:
         """What the learning rate is multiplied by, by the beginning of parameter names; 1 for all others."""
         return {}
 

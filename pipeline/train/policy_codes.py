@@ -1,0 +1,116 @@
+"""Latent actions as what a policy foresees: files of `cla label`, laid beside the frames of stores.
+
+Shape legend: F frames of all stores, K codes a moment.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_specs.arrays import Array
+from pipeline.config import RequestError
+from pipeline.label_file import Codes, read_codes
+from pipeline.train.policy_stores import PolicyStores
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CodesOfFrames:
+    """`codes` i2 [F,K] of the frames of some stores, -1 where a frame has none; `facts` of the files, by store."""
+
+    codes: Array
+    facts: tuple[dict[str, Any], ...]
+
+    def describe(self) -> dict[str, Any]:
+        """For `run.json`: who made the codes, at which offset, and the file of each store."""
+        first = self.facts[0]
+        return {
+            "run": first["run"],
+            "offset_seconds": first["offset_seconds"],
+            "files": [facts["path"] for facts in self.facts],
+        }
+
+
+def codes_of_frames(paths: Sequence[Path], stores: PolicyStores, *, tokens: int, codebook: int) -> CodesOfFrames:
+    """The codes of `paths` for each frame of the stores.
+
+    Args:
+        paths: a file a store, in any order.
+        stores: whose clips the files are of.
+        tokens, codebook: codes a moment, and how many there are to choose from, as the model has them.
+
+    Raises:
+        RequestError: a file that is none of `cla label`, of another store, of another run or offset than the others,
+            or of other codes than the model's; a store without a file.
+    """
+    codes = np.full((int(stores.start[-1]), tokens), -1, dtype=np.int16)
+    files = {path: read_codes(path) for path in paths}
+    facts = []
+    for number, store in enumerate(stores.stores):
+        mine = [path for path, file in files.items() if file.facts["store"]["digest"] == store.digest]
+        if len(mine) != 1:
+            raise RequestError(_not_one(store.layout.url, mine, files))
+        file = files.pop(mine[0])
+        _check(mine[0], file, tokens, codebook)
+        facts.append({**file.facts, "path": str(mine[0].resolve())})
+        place = {stores.keys[clip]: stores.start[clip] for clip in stores.clips_of_store(number)}
+        rows = np.array([place[key] for key in file.clip], dtype=np.int64) + file.frame
+        codes[rows] = file.codes
+    if files:
+        raise RequestError(f"{next(iter(files))} holds codes of a store that is not trained on: leave it out.")
+    made = {(one["run"]["weights_sha256"], one["offset_seconds"]) for one in facts}
+    if len(made) > 1:
+        raise RequestError(
+            "The files of codes are of different runs or offsets, so that a code means one thing here and another "
+            f"there: {', '.join(_made_by(one) for one in facts)}. Label all stores with one run."
+        )
+    return CodesOfFrames(codes=codes, facts=tuple(facts))
+
+
+def refuse_other_codes(before: dict[str, Any], now: dict[str, Any], run: Path) -> None:
+    """RequestError unless two descriptions of codes (`CodesOfFrames.describe`) are of the same run and offset."""
+    mine, theirs = ((facts["run"]["weights_sha256"], facts["offset_seconds"]) for facts in (before, now))
+    if mine != theirs:
+        raise RequestError(
+            f"The run at {run} learns the codes of {_made_by(before)}, and these are of {_made_by(now)}: give the same "
+            "file to --codes (or none: the run knows it), or name another --out."
+        )
+
+
+def _made_by(facts: dict[str, Any]) -> str:
+    run = facts.get("run", {})
+    return (
+        f"run {run.get('name')} at step {run.get('step')} (weights {str(run.get('weights_sha256'))[:8]}, "
+        f"{facts.get('offset_seconds')} s apart)"
+    )
+
+
+def _not_one(url: str, mine: Sequence[Path], files: dict[Path, Codes]) -> str:
+    if mine:
+        return f"There are several files of codes of the store at {url} ({', '.join(map(str, mine))}): give one."
+    if files:
+        others = ", ".join(map(str, files))
+        return (
+            f"No file of codes is of the store at {url} as it is now; of other stores: {others}. Label this one: "
+            f"cla label --run RUN --store {url} --out codes.parquet"
+        )
+    return (
+        f"objective=latent learns the codes of a latent action model, and there are none for the store at {url}: give "
+        f"--codes FILE.parquet, made by cla label --run RUN --store {url} --out FILE.parquet"
+    )
+
+
+def _check(path: Path, file: Codes, tokens: int, codebook: int) -> None:
+    if file.codes.shape[1] != tokens:
+        raise RequestError(
+            f"{path} has {file.codes.shape[1]} codes a pair and the model foresees {tokens}: set "
+            f"model.latent.tokens={file.codes.shape[1]}."
+        )
+    largest = int(file.codes.max(initial=0))
+    if largest >= codebook:
+        raise RequestError(
+            f"{path} has a code {largest} and the model chooses of {codebook}: set model.latent.codes to the size of "
+            "the run's codebook."
+        )

@@ -1,0 +1,62 @@
+"""The sections of a policy's recipe beside its model."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.config import Config
+
+
+class MomentsSection(Config):
+    """Which moments are trained on, and how often.
+
+    `balance`: `none` takes every moment once an epoch; `text` draws, with replacement, so that every instruction comes
+    equally often, and `key` so that every task does, where clips are of one task when their keys are equal but for
+    their digits (`s0-000012-pick`, `libero_goal/open_the_drawer/demo_3`). `weights` are the stores' shares, in the
+    order of --store; without them all stores are one. With them, tasks are balanced within each store.
+    """
+
+    balance: Literal["none", "text", "key"] = "none"
+    weights: tuple[float, ...] = ()
+
+
+class DemonstrationsSection(Config):
+    """Which training clips' actions are seen: the `fraction` with the least hashes of their keys, and no more than
+    `max_clips` (0: any number). A smaller share is part of a larger one.
+    """
+
+    fraction: float = Field(default=1.0, gt=0, le=1)
+    max_clips: int = Field(default=0, ge=0)
+
+
+class AugmentSection(Config):
+    """Random changes of the pictures of trained vision, in training alone; cached features are never changed.
+
+    `shift` moves a picture by up to that share of its side, both ways; `crop` shows a window of at least 1 - `crop` of
+    its sides at the picture's size; what comes in from outside repeats the edge. `brightness`, `contrast` and
+    `saturation` scale by a factor from 1 - x to 1 + x.
+    """
+
+    shift: float = Field(default=0.0, ge=0, lt=0.5)
+    crop: float = Field(default=0.0, ge=0, lt=0.9)
+    brightness: float = Field(default=0.0, ge=0, lt=1)
+    contrast: float = Field(default=0.0, ge=0, lt=1)
+    saturation: float = Field(default=0.0, ge=0, le=1)
+
+    @property
+    def changes(self) -> bool:
+        """Whether pictures are changed at all."""
+        return any(self.model_dump().values())
+
+
+class BackboneSection(Config):
+    """The first weights of ACT's ResNet.
+
+    `weights`: a Hub repository in the layout of `transformers`, a local file or folder, or empty for random ones, of
+    which a warning says so. `fallback`: others with commas between, tried in their order where the first cannot be
+    had; the choice is recorded.
+    """
+
+    weights: str = ""
+    revision: str = "main"
+    fallback: str = ""
