@@ -3,8 +3,8 @@
 Shape legend: H, W of a picture, S dimensions of the state, A of an action.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from data_specs.arrays import Array
@@ -49,7 +49,8 @@ class EnvironmentSpec:
     """What is known of an environment before its simulator is loaded.
 
     Attributes:
-        name: as `--env` says it. tasks: what `--tasks` may name; `default_tasks` without it.
+        name: as `--env` says it. tasks: what `--tasks` may name; `default_tasks` without it; `groups` of tasks have
+            names of their own.
         views: its cameras; the first is the one that films and stores are made of.
         state_dim, action_dim: S, A. low, high: of an action that is drawn at random, by dimension.
         hz: control steps a second. max_steps: the cap, by task; of every task under "".
@@ -70,6 +71,7 @@ class EnvironmentSpec:
     hz: float
     max_steps: dict[str, int]
     slots: int
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     sensors: bool = False
     disturbances: bool = False
     expert: bool = False
@@ -80,15 +82,17 @@ class EnvironmentSpec:
 
     def check_tasks(self, names: str) -> tuple[str, ...]:
         """The tasks of `names` ("a,b", "all", or empty for the default); RequestError for one that is unknown."""
-        wanted = [name.strip() for name in names.split(",")] if names.strip() else list(self.default_tasks)
-        if wanted == ["all"]:
+        said = [name.strip() for name in names.split(",")] if names.strip() else list(self.default_tasks)
+        if said == ["all"]:
             return self.tasks
-        for name in wanted:
-            if name not in self.tasks:
-                shown = ", ".join(self.tasks[:12]) + (", …" if len(self.tasks) > 12 else "")
+        for name in said:
+            if name not in self.tasks and name not in self.groups:
+                known = (*self.groups, *self.tasks)
+                shown = ", ".join(known[:12]) + (", …" if len(known) > 12 else "")
                 raise RequestError(
-                    f"Environment {self.name} has no task {name!r}.{suggest(name, self.tasks)} There are: {shown}, all."
+                    f"Environment {self.name} has no task {name!r}.{suggest(name, known)} There are: {shown}, all."
                 )
+        wanted = [task for name in said for task in self.groups.get(name, (name,))]
         if len(set(wanted)) != len(wanted):
             raise RequestError(f"Expected each task once, got {', '.join(wanted)}.")
         return tuple(wanted)
@@ -98,13 +102,13 @@ class EnvironmentSpec:
 class EnvironmentOptions:
     """How episodes are shown.
 
-    `views` are rendered when somebody looks, `size` pixels square where the simulator can choose; `max_steps` replaces
-    the cap of every task; `camera` stands where training cameras do, where none did, or moves; `distractors` move in
-    view and take no part.
+    `views` are rendered when somebody looks, `render_size` pixels square where the simulator can choose (None: as its
+    demonstrations are); `max_steps` replaces the cap of every task; `camera` stands where training cameras do, where
+    none did, or moves; `distractors` move in view and take no part.
     """
 
     views: tuple[str, ...] = ()
-    size: int = 224
+    render_size: int | None = None
     max_steps: int | None = None
     camera: CameraChoice = "seen"
     distractors: bool = False
@@ -145,7 +149,17 @@ def environment_spec(name: str) -> EnvironmentSpec:
         from pipeline.evaluate.policy.tabletop import TABLETOP
 
         return TABLETOP
-    raise RequestError(f"There is no environment {name!r}: choose from {_listed()}.{suggest(name, ENVIRONMENTS)}")
+    if name == "aloha":
+        from pipeline.evaluate.policy.aloha import ALOHA
+
+        return ALOHA
+    if name == "libero":
+        from pipeline.evaluate.policy.libero import LIBERO
+
+        return LIBERO
+    raise RequestError(
+        f"There is no environment {name!r}: choose from {', '.join(ENVIRONMENTS)}.{suggest(name, ENVIRONMENTS)}"
+    )
 
 
 def check_options(spec: EnvironmentSpec, options: EnvironmentOptions) -> None:
@@ -168,10 +182,14 @@ def open_environment(name: str, options: EnvironmentOptions) -> Environment:
     """Load a simulator. RequestError when there is no such environment, or the extra that brings it is missing."""
     spec = environment_spec(name)
     check_options(spec, options)
+    if name == "aloha":
+        from pipeline.evaluate.policy.aloha import AlohaEnvironment
+
+        return AlohaEnvironment(options)
+    if name == "libero":
+        from pipeline.evaluate.policy.libero import LiberoEnvironment
+
+        return LiberoEnvironment(options)
     from pipeline.evaluate.policy.tabletop import TabletopEnvironment
 
     return TabletopEnvironment(options)
-
-
-def _listed(names: Sequence[str] = ENVIRONMENTS) -> str:
-    return ", ".join(names)

@@ -40,6 +40,7 @@ class JudgeRequest:
     camera: str = "seen"
     distractors: bool = False
     max_steps: int | None = None
+    render_size: int | None = None
     films: int = 0  # episodes of each task that are filmed
     workers: int | None = None
     device: str = "auto"
@@ -53,7 +54,6 @@ class _Actor:
     facts: dict[str, Any]
     eyes: EyesMaker | None = None
     views: tuple[str, ...] = ()
-    size: int = 224
     warnings: tuple[str, ...] = ()
 
 
@@ -69,7 +69,7 @@ def judge(request: JudgeRequest, progress: Progress = lambda _done, _total: None
     actor = _actor(request, spec)
     options = EnvironmentOptions(
         views=actor.views,
-        size=actor.size,
+        render_size=request.render_size,
         max_steps=request.max_steps,
         camera=_camera(request.camera),
         distractors=request.distractors,

@@ -152,7 +152,7 @@ def _films(judgement: Judgement) -> str:
     filmed = [result for result in judgement.results if result.film is not None]
     if not filmed:
         return ""
-    cards = "".join(_film(result) for result in sorted(filmed, key=lambda r: judgement.tasks.index(r.trial.task)))
+    cards = "".join(_film(result) for result in filmed)
     return (
         '<section aria-labelledby="films-title"><h2 id="films-title">Films</h2>'
         '<p class="lead">The first episodes of each task, whatever came of them, in real time.</p>'

@@ -21,6 +21,9 @@ from pipeline.sim.tasks import TASKS, find_tasks, succeeded
 from pipeline.sim.unseen_camera import unseen_camera
 from pipeline.sim.world import ACTION_DIM, STATE_DIM, World
 
+SIZE = 224
+"""Pixels of a picture's side, unless another is asked for."""
+
 _NAMES = tuple(task.name for task in TASKS)
 _JUDGED = 0x6A756467
 """Ends every seed here: no scene that is judged in is one that a recording shows, whatever the two seeds are."""
@@ -118,7 +121,7 @@ class TabletopEnvironment:
     def _picture(self, view: str) -> Picture:
         assert self._renderer is not None, "call reset() first"
         if view not in self._seen:
-            size = self._options.size
+            size = self._options.render_size or SIZE
             self._seen[view] = self._renderer.render(self.world.qpos, view, size, size, self._steps / CONTROL_HZ)
         return self._seen[view]
 

@@ -38,11 +38,11 @@ class Look:
 
 
 def plan_trials(tasks: tuple[str, ...], episodes: int, *, seed: int, films: int) -> list[Trial]:
-    """`episodes` of every task, the tasks taking turns; of the first `films` of each, pictures are kept."""
+    """`episodes` of every task, task by task; of the first `films` of each, pictures are kept."""
     return [
-        Trial(number=index * len(tasks) + turn, task=task, seed=seed, index=index, film=index < films)
-        for index in range(episodes)
+        Trial(number=turn * episodes + index, task=task, seed=seed, index=index, film=index < films)
         for turn, task in enumerate(tasks)
+        for index in range(episodes)
     ]
 
 

@@ -72,14 +72,14 @@ def test_an_execution_that_cannot_be_is_refused() -> None:
             Execution.choose(kind, steps, 4)
 
 
-def test_tasks_take_turns_and_the_first_are_filmed() -> None:
+def test_trials_go_task_by_task_and_the_first_are_filmed() -> None:
     trials = plan_trials(("a", "b"), 3, seed=5, films=1)
     assert [(t.number, t.task, t.index, t.film) for t in trials] == [
         (0, "a", 0, True),
-        (1, "b", 0, True),
-        (2, "a", 1, False),
-        (3, "b", 1, False),
-        (4, "a", 2, False),
+        (1, "a", 1, False),
+        (2, "a", 2, False),
+        (3, "b", 0, True),
+        (4, "b", 1, False),
         (5, "b", 2, False),
     ]
     assert {t.seed for t in trials} == {5}

@@ -15,7 +15,7 @@ from pipeline.sim.unseen_camera import AZIMUTH
 
 
 def opened(**options: object) -> TabletopEnvironment:
-    environment = open_environment("tabletop", EnvironmentOptions(size=56, **options))  # type: ignore[arg-type]
+    environment = open_environment("tabletop", EnvironmentOptions(render_size=56, **options))  # type: ignore[arg-type]
     assert isinstance(environment, TabletopEnvironment)
     return environment
 
