@@ -13,6 +13,7 @@ from stages.layers import parameters_of
 from stages.normalise import fixed_statistics
 from stages.policy_table import parameter_table
 from stages.resnet import ResNetConfig
+from stages.rotations import RotationConfig
 
 SMALL = ACTConfig(
     cameras=("rgb", "wrist"),
@@ -167,6 +168,15 @@ def test_nothing_is_drawn_at_inference_and_training_repeats_by_its_draws(batch: 
     before = torch.get_rng_state()
     assert torch.equal(policy.act(batch), policy.act(batch, Draw.whole(3)))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_absolute_rotation_is_seen_as_6_numbers_and_answered_as_it_is_stored(batch: PolicyBatch) -> None:
+    policy = _policy(rotation=RotationConfig(start=3, stored="axis_angle", seen="6d"))
+    assert policy.decoder.action.out_features == 10
+    loss, _ = policy(batch, Draw.whole(3))
+    chunk = policy.act(batch)
+    assert loss.isfinite() and chunk.shape == (3, 5, 7)
+    assert (chunk[..., 3:6].norm(dim=-1) <= torch.pi + 1e-4).all()
 
 
 def test_of_longer_chunks_the_first_steps_are_learned(batch: PolicyBatch) -> None:
