@@ -29,14 +29,14 @@ def render_page(judgement: Judgement) -> str:
     )
 
 
-def render(*, title: str, header: str, sections: Sequence[str]) -> str:
-    """A page of this kind: `title` is text, the rest HTML."""
+def render(*, title: str, header: str, sections: Sequence[str], styles: Sequence[str] = ()) -> str:
+    """A page of this kind: `title` is text, `styles` CSS, the rest HTML."""
     return fill(
-        _asset("pipeline.evaluate.policy", "page.html"),
+        asset("pipeline.evaluate.policy", "page.html"),
         {
             "title": escape(title),
-            "style": _asset("pipeline.page", "style.css"),
-            "policy_style": _asset("pipeline.evaluate.policy", "page.css"),
+            "style": asset("pipeline.page", "style.css"),
+            "policy_style": "\n".join([*styles, asset("pipeline.evaluate.policy", "page.css")]),
             "header": header,
             "sections": "\n".join(sections),
             "footer": "<p>Written by <code>cla eval policy</code>. This page loads nothing from any network.</p>",
@@ -226,5 +226,6 @@ def _interval(ci95: tuple[float, float]) -> str:
     return f"{ci95[0] * 100:.1f} to {ci95[1] * 100:.1f} %"
 
 
-def _asset(package: str, name: str) -> str:
+def asset(package: str, name: str) -> str:
+    """The text of a file of a package."""
     return files(package).joinpath(name).read_text("utf-8")
