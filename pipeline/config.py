@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from data_specs.datasets import FrameSampling, Geometry
+from data_specs.shards import PART_NAME
 
 
 class RequestError(Exception):
@@ -129,7 +130,54 @@ class RobotSection(Config):
     live: bool = False
 
 
-LATER = ("robot", "points.box_centre", "points.box_scale", "points.crop")
+class TextSection(Config):
+    """Which frozen text encoder reads the instructions; none for empty `weights`.
+
+    `weights`: a Hub repository (Qwen/Qwen3-0.6B-Base), a local folder in its format, or `random:SEED`, a small one of
+    ours. `A|B` names a fallback: B where A cannot be had; which it was is recorded. An instruction counts up to
+    `tokens` tokens.
+    """
+
+    weights: str = ""
+    revision: str = "main"
+    tokens: int = Field(default=77, ge=1, le=4096)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class VisionSection(Config):
+    """Which frozen image encoders see the frames beside Concerto; each is a column `vision/NAME` of the store.
+
+    `towers`: NAME=WEIGHTS with commas between, for example dinov2=facebook/dinov2-base,siglip=/models/siglip;
+    WEIGHTS is a Hub repository (with @REVISION, if not main), a local folder in its format, or `random:SEED`; `A|B`
+    names a fallback. Patch tokens are kept, row by row. `vggt`: also what VGGT's aggregator makes of each frame alone.
+    """
+
+    towers: str = ""
+    vggt: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    @property
+    def named(self) -> dict[str, str]:
+        """The description of each tower's weights by its name."""
+        pairs = [entry.partition("=") for entry in self.towers.split(",") if entry.strip()]
+        return {name.strip(): weights.strip() for name, _, weights in pairs}
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        entries = [entry for entry in self.towers.split(",") if entry.strip()]
+        for entry in entries:
+            name, _, weights = (part.strip() for part in entry.partition("="))
+            if not PART_NAME.fullmatch(name) or not weights:
+                raise ValueError(
+                    f"vision.towers has {entry.strip()!r}, expected NAME=WEIGHTS with a name of letters, digits, '_' "
+                    "and '-', for example dinov2=facebook/dinov2-base"
+                )
+        if len(self.named) != len(entries) or (self.vggt and "vggt" in self.named):
+            raise ValueError(f"vision.towers={self.towers} names a column twice; give each tower a name of its own")
+        return self
+
+
+LATER = ("robot", "text", "vision", "points.box_centre", "points.box_scale", "points.crop")
 """Keys that came after the first stores: at their defaults, a manifest does not name them."""
 
 
@@ -146,6 +194,8 @@ class ExtractRecipe(Config):
     points: PointsSection = PointsSection()
     store: StoreSection = StoreSection()
     robot: RobotSection = RobotSection()
+    text: TextSection = TextSection()
+    vision: VisionSection = VisionSection()
 
     @model_validator(mode="after")
     def _frame_by_frame(self) -> Self:
@@ -312,7 +362,7 @@ def override(config: ConfigT, assignments: Iterable[str]) -> ConfigT:
     except ValidationError as error:
         problems = [
             f"{'.'.join(str(part) for part in problem['loc'])}={_shown(problem['input'])}: {problem['msg'].lower()}"
-            if problem["loc"]
+            if problem["type"] != "value_error"
             else problem["msg"].removeprefix("Value error, ")
             for problem in error.errors()
         ]

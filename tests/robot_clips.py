@@ -37,6 +37,12 @@ def robot_clip(key: str = "robot", frames: int = 3, size: int = 56, seed: int = 
     )
 
 
+def with_wrist(clip: Clip) -> Clip:
+    """The clip with a second camera of another resolution."""
+    pictures = np.random.default_rng(len(clip.key)).integers(256, size=(len(clip), 20, 30, 3), dtype=np.uint8)
+    return replace(clip, views={"wrist": pictures})
+
+
 class RobotSource:
     """A dataset of `robot_clip`s for `pipeline.sources`; `spoil` clips are changed by the function of their key."""
 
@@ -49,6 +55,7 @@ class RobotSource:
         self.count = int(options.get("clips", "3"))
         self.frames = int(options.get("frames", "3"))
         self.spoil = options.get("spoil", "")
+        self.views = "views" in options
 
     def clips(self) -> Sequence[ClipRef]:
         return [ClipRef(key=f"robot-{i}", split="train", index=i) for i in range(self.count)]
@@ -56,6 +63,8 @@ class RobotSource:
     def read(self, ref: ClipRef, frames: FrameSampling) -> Clip:
         text = ("push the ball", "lift the ball", "push the ball")[ref.index % 3]
         clip = robot_clip(ref.key, self.frames, frames.size, seed=ref.index, text=text)
+        if self.views:
+            clip = with_wrist(clip)
         way = clip.trajectory
         assert way is not None
         if ref.index != 1 or not self.spoil:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from data_specs.records import BadClip, Clip
 from pipeline.config import GeometrySection
+from pipeline.extract.encoders.towers import vggt_stream
 from stages.points import turn_z_up
 from stages.vggt import VGGTEncoder
 
@@ -23,12 +24,16 @@ FRAMES_A_BATCH = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """`depth`, `conf` f4 [F,H,W]; `intrinsic` f4 [F,3,3] pixels; `extrinsic` f4 [F,3,4] camera-from-world, z up."""
+    """`depth`, `conf` f4 [F,H,W]; `intrinsic` f4 [F,3,3] pixels; `extrinsic` f4 [F,3,4] camera-from-world, z up.
+
+    `tokens` [F,N,C] of VGGT's aggregator, where it ran on each frame alone and was asked for them (see `vggt_stream`).
+    """
 
     depth: Tensor
     conf: Tensor
     intrinsic: Tensor
     extrinsic: Tensor
+    tokens: Tensor | None = None
 
     @classmethod
     def join(cls, parts: Sequence["Geometry"]) -> "Geometry":
@@ -38,6 +43,7 @@ class Geometry:
             conf=torch.cat([part.conf for part in parts]),
             intrinsic=torch.cat([part.intrinsic for part in parts]),
             extrinsic=torch.cat([part.extrinsic for part in parts]),
+            tokens=_join_tokens([part.tokens for part in parts]),
         )
 
 
@@ -82,7 +88,13 @@ def _from_vggt(clip: Clip, section: GeometrySection, vggt: VGGTEncoder, device: 
         conf=torch.cat([part.depth_conf for part in parts]).float(),
         intrinsic=torch.cat([part.intrinsic for part in parts]).float(),
         extrinsic=turn_z_up(torch.cat([part.extrinsic for part in parts]).float()),
+        tokens=_join_tokens([None if part.tokens is None else vggt_stream(part.tokens) for part in parts]),
     )
+
+
+def _join_tokens(parts: Sequence[Tensor | None]) -> Tensor | None:
+    known = [part for part in parts if part is not None]
+    return torch.cat(known) if known else None
 
 
 def _check(key: str, geometry: Geometry, first: int) -> None:

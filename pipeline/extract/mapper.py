@@ -4,20 +4,20 @@ A clip is always processed alone, whole or frame by frame, so that what is store
 the weights, and on nothing else: not on the shard, the worker or the neighbours.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from data_specs.arrays import Array
-from data_specs.records import BadClip, Cameras, Clip, ClipRecord
+from data_specs.records import BadClip, Cameras, Cells, Clip, ClipRecord, Points, Tokens
 from pipeline.config import ExtractRecipe
-from pipeline.extract.geometry import Geometry, lift
+from pipeline.extract.clouds import CloudEncoder, Lifted
+from pipeline.extract.encoders.towers import vggt_tokens
+from pipeline.extract.geometry import FRAMES_A_BATCH
 from pipeline.extract.models import FrozenModels
 from pipeline.extract.pack import (
-    FramePoints,
     encode_images,
     pack_cells,
     pack_motion,
@@ -26,47 +26,6 @@ from pipeline.extract.pack import (
     pack_views,
 )
 from pipeline.extract.robot import pack_chunks
-from stages.points import (
-    Frame3D,
-    fit_normalisation,
-    fixed_space,
-    normals_from_depth,
-    priorities,
-    subsample,
-    unproject,
-    voxelise,
-)
-
-CLOUDS_A_BATCH = 4
-"""Clouds that go through Concerto together. Fixed, so that a clip gives the same bytes on every run."""
-
-
-COARSE_STEPS = 16
-"""Grid steps along a side of Concerto's coarsest cells: how far the origin of a fixed space may move at a time."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lifted:
-    """The frames of a clip as points with features: `xyz` f4 [F,H,W,3] world, the rest a frame each."""
-
-    geometry: Geometry
-    xyz: Tensor
-    spaces: list[Frame3D]
-    feats: list[Tensor]
-    frames: list[FramePoints]
-
-    @classmethod
-    def join(cls, parts: Sequence["Lifted"]) -> "Lifted":
-        """The frames of all parts, one after the other."""
-        if len(parts) == 1:
-            return parts[0]
-        return cls(
-            geometry=Geometry.join([part.geometry for part in parts]),
-            xyz=torch.cat([part.xyz for part in parts]),
-            spaces=[space for part in parts for space in part.spaces],
-            feats=[feat for part in parts for feat in part.feats],
-            frames=[frame for part in parts for frame in part.frames],
-        )
 
 
 class Mapper:
@@ -75,179 +34,83 @@ class Mapper:
     def __init__(self, recipe: ExtractRecipe, models: FrozenModels) -> None:
         self.recipe = recipe
         self.models = models
+        self.clouds = CloudEncoder(recipe, models)
 
     @torch.inference_mode()
     def __call__(self, clip: Clip) -> ClipRecord:
-        """Lift, subsample, normalise, voxelise, encode and pack the frames of a clip."""
+        """Everything that the store keeps of a clip."""
         recipe = self.recipe
         chunks = pack_chunks(clip, recipe.robot.chunk)
-        lifted = self.lift(clip)
-        geometry, frames = lifted.geometry, lifted.frames
-        points, depth_range, conf_range = pack_points(clip.rgb, frames, recipe.points.count)
-        tokens = pack_tokens(lifted.feats, frames)
-        if not np.isfinite(tokens.feat).all():
-            raise BadClip(clip.key, "has features that are not finite in float16; expected magnitudes under 65504")
+        self.read(clip)
+        lifted = self.clouds.lift(clip)
+        tokens, cells, points, camera = self.pack(clip, lifted)
         return ClipRecord(
             key=clip.key,
             split=clip.split,
             text=clip.text,
             time=clip.time.astype(np.float64),
             tokens=tokens,
-            cells=pack_cells(frames, clip.rgb.shape[1]),
+            cells=cells,
             points=points,
-            camera=Cameras(
-                intrinsic=geometry.intrinsic.cpu().numpy().astype(np.float32),
-                extrinsic=geometry.extrinsic[:, :3].cpu().numpy().astype(np.float32),
-                range=depth_range,
-                conf_range=conf_range,
-                normalisation=torch.stack([space.as_row() for space in lifted.spaces]).cpu().numpy().astype(np.float32),
-            ),
+            camera=camera,
             rgb=encode_images(clip.rgb, recipe.store.image, recipe.store.quality),
             state=clip.state,
             action=clip.action,
             is_pad=clip.is_pad,
+            extra={
+                **clip.extra,
+                **chunks,
+                **pack_motion(lifted.frames, lifted.xyz, lifted.geometry, recipe.points.moving),
+            },
+            vision=self.see(clip, self.models.vision, lifted.geometry.tokens),
             views=pack_views(clip, recipe.store),
-            extra={**clip.extra, **chunks, **pack_motion(frames, lifted.xyz, geometry, recipe.points.moving)},
         )
 
-    def lift(self, clip: Clip) -> Lifted:
-        """The frames of a clip together or, with `robot.live`, each through everything by itself."""
-        if not self.recipe.robot.live:
-            return self._lift(clip, 0)
-        return Lifted.join([self._lift(single_frame(clip, i), i) for i in range(len(clip))])
-
-    def _lift(self, clip: Clip, first: int) -> Lifted:
-        """`first` is the number of the clip's first frame, for what is said of a bad one."""
-        with self._autocast(self.recipe.vggt.dtype):
-            geometry = lift(clip, self.recipe.geometry, self.models.vggt, self.models.device, first=first)
-        xyz_FHW3 = unproject(geometry.depth, geometry.intrinsic, geometry.extrinsic)
-        chosen = self._choose(clip.key, geometry, xyz_FHW3, first)
-        spaces = self._normalise(clip.key, xyz_FHW3, chosen)
-        feats, frames = self._encode(clip, geometry, xyz_FHW3, chosen, spaces)
-        return Lifted(geometry=geometry, xyz=xyz_FHW3, spaces=spaces, feats=feats, frames=frames)
-
-    def _autocast(self, dtype: str) -> torch.autocast:
-        return torch.autocast(self.models.device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
-
-    def _choose(self, key: str, geometry: Geometry, xyz_FHW3: Tensor, first: int) -> list[Tensor]:
-        section = self.recipe.points
-        usable = (geometry.depth > 0) & (geometry.conf >= section.min_conf) & torch.isfinite(xyz_FHW3).all(-1)
-        if self.recipe.geometry.source == "sensor":
-            usable &= geometry.conf > 0
-        if section.cropped:
-            away = (xyz_FHW3 - xyz_FHW3.new_tensor(section.box_centre)).abs()
-            usable &= (away <= xyz_FHW3.new_tensor(section.crop)).all(-1)
-        enough = section.count if section.too_few == "reject" else min(section.min_points, section.count)
-        available = usable.flatten(1).sum(1)
-        if bool((available < enough).any()):
-            frame = int(torch.nonzero(available < enough)[0])
-            crop = f", points.crop={','.join(f'{half:g}' for half in section.crop)}" if section.cropped else ""
-            raise BadClip(
-                key,
-                f"frame {first + frame} has {int(available[frame])} usable points, expected at least {enough} "
-                f"(points.count={section.count}, points.too_few={section.too_few}, "
-                f"points.min_points={section.min_points}, points.min_conf={section.min_conf:g}{crop})",
-            )
-        xyz_FQ3 = xyz_FHW3.flatten(1, 2)
-        voxel = None
-        if section.sampling == "voxel":
-            # the voxel of the normalised space, back in the clip's own units
+    def read(self, clip: Clip) -> None:
+        """Run the text encoder, if there is one; BadClip when it cannot say anything of the clip's instruction."""
+        if self.models.text is not None:
             try:
-                voxel = self.recipe.concerto.grid / float(self._space(xyz_FQ3[usable.flatten(1)]).scale)
+                self.models.text.encode(clip.text)
             except ValueError as error:
-                raise BadClip(key, str(error)) from None
-        return subsample(
-            usable.flatten(1),
-            xyz_FQ3,
-            count=section.count,
-            sampling=section.sampling,
-            seed=self.recipe.seed,
-            key=key,
-            voxel=voxel,
+                raise BadClip(clip.key, str(error)) from None
+
+    def pack(self, clip: Clip, lifted: Lifted) -> tuple[Tokens, Cells, Points, Cameras]:
+        """Clouds as the store keeps them. BadClip where features do not fit into float16."""
+        geometry, frames = lifted.geometry, lifted.frames
+        points, depth_range, conf_range = pack_points(clip.rgb, frames, self.recipe.points.count)
+        tokens = pack_tokens(lifted.feats, frames)
+        _check_finite(clip.key, "features", tokens.feat)
+        camera = Cameras(
+            intrinsic=geometry.intrinsic.cpu().numpy().astype(np.float32),
+            extrinsic=geometry.extrinsic[:, :3].cpu().numpy().astype(np.float32),
+            range=depth_range,
+            conf_range=conf_range,
+            normalisation=torch.stack([space.as_row() for space in lifted.spaces]).cpu().numpy().astype(np.float32),
         )
+        return tokens, pack_cells(frames, clip.rgb.shape[1]), points, camera
 
-    def _normalise(self, key: str, xyz_FHW3: Tensor, chosen: list[Tensor]) -> list[Frame3D]:
-        section = self.recipe.points
-        clouds = [xyz.flatten(0, 1)[pixel] for xyz, pixel in zip(xyz_FHW3, chosen, strict=True)]
-        try:
-            if section.per == "clip":
-                return [self._space(torch.cat(clouds))] * len(clouds)
-            return [self._space(cloud) for cloud in clouds]
-        except ValueError as error:
-            raise BadClip(key, str(error)) from None
-
-    def _space(self, cloud_N3: Tensor) -> Frame3D:
-        section = self.recipe.points
-        if section.normalise != "fixed":
-            return fit_normalisation(cloud_N3, section.normalise)
-        low = [-half * section.box_scale for half in section.crop]  # of the box; without one, cells of the origin
-        step = self.recipe.concerto.grid * COARSE_STEPS
-        return fixed_space(cloud_N3, section.box_centre, section.box_scale, low, step)
-
-    def _encode(
-        self, clip: Clip, geometry: Geometry, xyz_FHW3: Tensor, chosen: list[Tensor], spaces: list[Frame3D]
-    ) -> tuple[list[Tensor], list[FramePoints]]:
-        recipe, device = self.recipe, self.models.device
-        rgb_FQ3 = torch.from_numpy(clip.rgb).to(device).flatten(1, 2)
-        if recipe.points.normals == "depth":
-            normal_FQ3 = normals_from_depth(xyz_FHW3, geometry.extrinsic).flatten(1, 2)
-        else:
-            normal_FQ3 = torch.zeros_like(xyz_FHW3).flatten(1, 2)
-        rank_Q = priorities(recipe.seed, clip.key, rgb_FQ3.shape[1]).to(device)
-        feats: list[Tensor] = []
-        frames: list[FramePoints] = []
-        for start in range(0, len(chosen), CLOUDS_A_BATCH):
-            batch = range(start, min(start + CLOUDS_A_BATCH, len(chosen)))
-            coords = {i: spaces[i].apply(xyz_FHW3[i].flatten(0, 1)[chosen[i]]) for i in batch}
-            voxels = {
-                i: voxelise(coords[i], rank_Q[chosen[i]], grid=recipe.concerto.grid, low=spaces[i].low) for i in batch
-            }
-            kept = {i: chosen[i][voxels[i].index] for i in batch}
-            with self._autocast(recipe.concerto.dtype):
-                encoded = self.models.concerto(
-                    coord=torch.cat([coords[i][voxels[i].index] for i in batch]),
-                    color=torch.cat([rgb_FQ3[i, kept[i]] for i in batch]),
-                    normal=torch.cat([normal_FQ3[i, kept[i]] for i in batch]),
-                    grid_coord=torch.cat([voxels[i].grid for i in batch]),
-                    offset=torch.tensor([len(voxels[i].index) for i in batch], device=device).cumsum(0),
-                )
-            token_end = encoded.offset.tolist()
-            voxel_start = token_start = 0
-            for i, end in zip(batch, token_end, strict=True):
-                count = len(voxels[i].index)
-                row_of_voxel = encoded.inverse[voxel_start : voxel_start + count] - token_start
-                frames.append(
-                    FramePoints.sort(
-                        pixel=chosen[i],
-                        token=row_of_voxel[voxels[i].inverse],
-                        coord=coords[i],
-                        depth=geometry.depth[i].flatten()[chosen[i]],
-                        conf=geometry.conf[i].flatten()[chosen[i]],
-                        tokens=end - token_start,
-                    )
-                )
-                feats.append(encoded.feat[token_start:end].float())
-                voxel_start, token_start = voxel_start + count, end
-        return feats, frames
+    @torch.inference_mode()
+    def see(self, clip: Clip, names: Collection[str], known: Tensor | None = None) -> dict[str, Array]:
+        """Tokens f2 [F,N,D] of the image encoders of these names; `known` are VGGT's, where the geometry made them."""
+        models, vision = self.models, self.recipe.vision
+        rgb_FHW3 = torch.from_numpy(clip.rgb).to(models.device)
+        seen: dict[str, Array] = {}
+        for name in names:
+            parts: list[Tensor] = []
+            dtype = self.recipe.vggt.dtype if name == "vggt" else vision.dtype
+            for frames in torch.split(rgb_FHW3, 1 if self.recipe.robot.live else FRAMES_A_BATCH):
+                with torch.autocast(models.device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
+                    if name != "vggt":
+                        parts.append(models.towers[name](frames))
+                    elif known is None:
+                        assert models.vggt is not None, "tokens of VGGT need VGGT"
+                        parts.append(vggt_tokens(models.vggt.vggt, frames.permute(0, 3, 1, 2).float() / 255))
+            tokens = known if name == "vggt" and known is not None else torch.cat(parts)
+            seen[name] = tokens.half().cpu().numpy()
+            _check_finite(clip.key, f"{name} tokens", seen[name])
+        return seen
 
 
-def single_frame(clip: Clip, index: int) -> Clip:
-    """Frame `index` as a clip of its own, with the pictures, sensors and robot data of that moment."""
-
-    def one(array: Array | None) -> Array | None:
-        return None if array is None else array[index : index + 1]
-
-    return replace(
-        clip,
-        rgb=clip.rgb[index : index + 1],
-        time=clip.time[index : index + 1],
-        depth=one(clip.depth),
-        intrinsic=one(clip.intrinsic),
-        extrinsic=one(clip.extrinsic),
-        state=one(clip.state),
-        action=one(clip.action),
-        is_pad=one(clip.is_pad),
-        extra={},
-        trajectory=None,
-        views={name: pictures[index : index + 1] for name, pictures in clip.views.items()},
-    )
+def _check_finite(key: str, what: str, array: Array) -> None:
+    if not np.isfinite(array).all():
+        raise BadClip(key, f"has {what} that are not finite in float16; expected magnitudes under 65504")

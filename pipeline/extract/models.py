@@ -1,12 +1,16 @@
 """The frozen models of a recipe, built, loaded and put on a device."""
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 import torch
 
-from data_specs.shards import ModelRecord
+from data_specs.shards import VISION, ModelRecord
 from pipeline.config import ExtractRecipe, RequestError
+from pipeline.extract.encoders.folder import first_of
+from pipeline.extract.encoders.text import TextEncoder, TextWeights, find_text, load_text
+from pipeline.extract.encoders.towers import TowerWeights, VisionTower, find_tower, load_tower, vggt_shape
 from pipeline.extract.weights import Weights, find_weights, load_into
 from stages import concerto as concerto_stage
 from stages import vggt as vggt_stage
@@ -20,24 +24,58 @@ CONCERTO_CONFIGS = {
 }
 
 
+CLOUD, TEXT = "cloud", "text"
+"""Parts of a recipe's models, beside a part `vision/NAME` for each image encoder: what makes geometry and 3D tokens,
+and what reads instructions."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FrozenModels:
-    """`vggt` is None where the geometry comes from sensors."""
+    """The models of a recipe, or of the parts of it that were asked for.
+
+    `vggt` is None where the geometry comes from sensors and nothing else needs it, `text` for a recipe without a text
+    encoder; `towers` are image encoders by name. `channels` is of the 3D tokens, `vision` gives (tokens, channels) of
+    each column `vision/NAME` by name.
+    """
 
     vggt: vggt_stage.VGGTEncoder | None
-    concerto: concerto_stage.ConcertoEncoder
+    concerto: concerto_stage.ConcertoEncoder | None
     device: torch.device
     records: tuple[ModelRecord, ...]
     channels: int
+    text: TextEncoder | None = None
+    towers: Mapping[str, VisionTower] = field(default_factory=dict)
+    vision: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def vision_bytes(self) -> int:
+        """Bytes a frame of all columns `vision/NAME`."""
+        return sum(2 * tokens * channels for tokens, channels in self.vision.values())
 
 
-def find_all(recipe: ExtractRecipe) -> dict[str, Weights]:
-    """The weights that the recipe's models need, by role."""
-    found = {}
-    if recipe.geometry.source != "sensor":
-        found["vggt"] = find_weights("vggt", recipe.vggt.weights, recipe.vggt.revision)
-    found["concerto"] = find_weights("concerto", recipe.concerto.weights, recipe.concerto.revision)
+def parts_of(recipe: ExtractRecipe) -> frozenset[str]:
+    """All parts of a recipe's models."""
+    vision = [*recipe.vision.named, *(["vggt"] if recipe.vision.vggt else [])]
+    return frozenset([CLOUD, *([TEXT] if recipe.text.weights else []), *(VISION + name for name in vision)])
+
+
+def find_all(recipe: ExtractRecipe, parts: Collection[str]) -> dict[str, Weights | TextWeights | TowerWeights]:
+    """The weights that these parts of a recipe need, by role, in the order of a manifest."""
+    found: dict[str, Weights | TextWeights | TowerWeights] = {}
+    if (CLOUD in parts and recipe.geometry.source != "sensor") or VISION + "vggt" in parts:
+        found["vggt"] = _find("vggt", recipe.vggt.weights, recipe.vggt.revision)
+    if CLOUD in parts:
+        found["concerto"] = _find("concerto", recipe.concerto.weights, recipe.concerto.revision)
+    if TEXT in parts:
+        found[TEXT] = find_text(recipe.text)
+    for name, description in recipe.vision.named.items():
+        if VISION + name in parts:
+            found[VISION + name] = find_tower(name, description)
     return found
+
+
+def _find(role: str, weights: str, revision: str) -> Weights:
+    return first_of(f"{role}.weights", weights, lambda spec: find_weights(role, spec, revision))
 
 
 def announce_random(records: tuple[ModelRecord, ...]) -> None:
@@ -47,21 +85,43 @@ def announce_random(records: tuple[ModelRecord, ...]) -> None:
             sys.stderr.write(f"warning: {record.role} has RANDOM weights ({record.name}); not a trained model\n")
 
 
-def load_models(recipe: ExtractRecipe, device: torch.device) -> FrozenModels:
-    """Build, load and place the models of `recipe`; RequestError when weights are missing or do not fit."""
-    found = find_all(recipe)
+def load_models(recipe: ExtractRecipe, device: torch.device, *, parts: Collection[str] | None = None) -> FrozenModels:
+    """Build, load and place the models of `recipe`, or of some of its parts.
+
+    Raises RequestError when weights are missing or do not fit.
+    """
+    needed = parts_of(recipe) if parts is None else frozenset(parts)
+    assert needed <= parts_of(recipe), f"the recipe has no {', '.join(sorted(needed - parts_of(recipe)))}"
+    found = find_all(recipe, needed)
     records = tuple(weights.record for weights in found.values())
     announce_random(records)
-    vggt = None
-    if "vggt" in found:
-        vggt = vggt_stage.VGGTEncoder(_build_vggt(recipe, found["vggt"])).to(device).eval()
-    encoder = _build_concerto(recipe, found["concerto"])
+    vggt = concerto = text = None
+    towers: dict[str, VisionTower] = {}
+    vision: dict[str, tuple[int, int]] = {}
+    for role, weights in found.items():
+        if isinstance(weights, TextWeights):
+            text = load_text(recipe.text, weights, device)
+        elif isinstance(weights, TowerWeights):
+            name = role.removeprefix(VISION)
+            towers[name] = load_tower(name, recipe.vision, weights, recipe.frames.size, device)
+            vision[name] = (towers[name].tokens, towers[name].channels)
+        elif role == "vggt":
+            model = _build_vggt(recipe, weights)
+            with_tokens = recipe.vision.vggt and recipe.geometry.source == "vggt"
+            vggt = vggt_stage.VGGTEncoder(model, tokens=with_tokens).to(device).eval()
+            if recipe.vision.vggt:
+                vision["vggt"] = vggt_shape(model, recipe.frames.size)
+        else:
+            concerto = _build_concerto(recipe, weights).to(device).eval()
     return FrozenModels(
         vggt=vggt,
-        concerto=encoder.to(device).eval(),
+        concerto=concerto,
         device=device,
         records=records,
-        channels=encoder.out_channels,
+        channels=0 if concerto is None else concerto.out_channels,
+        text=text,
+        towers=towers,
+        vision=vision,
     )
 
 

@@ -26,9 +26,12 @@ class ShardPlan:
     refs: tuple[ClipRef, ...]
 
 
-def clips_per_shard(recipe: ExtractRecipe, channels: int) -> int:
-    """How many whole clips come nearest to the recipe's shard size, at least one."""
-    frame = recipe.points.count * BYTES_A_POINT + TOKENS_A_FRAME * channels * 2 + BYTES_AN_IMAGE
+def clips_per_shard(recipe: ExtractRecipe, channels: int, vision_bytes: int = 0) -> int:
+    """How many whole clips come nearest to the recipe's shard size, at least one.
+
+    `channels` are of the 3D tokens, `vision_bytes` a frame of the image encoders.
+    """
+    frame = recipe.points.count * BYTES_A_POINT + TOKENS_A_FRAME * channels * 2 + BYTES_AN_IMAGE + vision_bytes
     return max(1, round(recipe.store.shard_mb * 1e6 / (frame * (recipe.frames.max or UNLIMITED_FRAMES))))
 
 

@@ -14,6 +14,7 @@ from pipeline.config import ExtractRecipe, RequestError
 from pipeline.devices import choose_device
 from pipeline.extract.decoding import decode_ahead
 from pipeline.extract.geometry import WORLDS
+from pipeline.extract.language import store_language
 from pipeline.extract.mapper import Mapper
 from pipeline.extract.models import FrozenModels, load_models
 from pipeline.extract.partition import ShardPlan, clips_per_shard, listing_digest, plan_shards
@@ -48,7 +49,7 @@ class ExtractRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractSummary:
-    """What a run did (`tally`) and what the store holds after it."""
+    """What a run did (`tally`) and what the store holds after it; `truncated` distinct instructions were too long."""
 
     out: str
     tally: Tally
@@ -58,6 +59,7 @@ class ExtractSummary:
     rejected: tuple[tuple[str, str], ...]
     max_bad_fraction: float
     random_models: tuple[str, ...]
+    truncated: int = 0
 
     @property
     def bad_fraction(self) -> float:
@@ -80,6 +82,7 @@ class ExtractSummary:
             "rejected": [{"key": key, "reason": reason} for key, reason in self.rejected],
             "bad_fraction": self.bad_fraction,
             "random_weights": list(self.random_models),
+            "truncated_instructions": self.truncated,
             "run": {**asdict(self.tally), "frames_per_s": self.tally.frames_per_s},
         }
 
@@ -96,6 +99,8 @@ class ExtractSummary:
             yield f"{tally.skipped_clips} clips were in committed shards already"
         if self.random_models:
             yield f"RANDOM weights: {', '.join(self.random_models)}. The features are not those of a trained model."
+        if self.truncated:
+            yield f"{self.truncated} distinct instructions were longer than text.tokens and are cut there"
         if self.rejected:
             yield f"{len(self.rejected)} bad clips ({self.bad_fraction:.1%}), see rejected.jsonl:"
             for key, reason in self.rejected[:MOST_SHOWN]:
@@ -119,7 +124,7 @@ def run_extract(request: ExtractRequest, report: Reporter) -> ExtractSummary:
     models = load_models(recipe, choose_device(request.device))
     layout = StoreLayout.create(request.out, manifest_of(request, source, refs, models), request.mode)
     layout.remove_leftovers()
-    per_shard = clips_per_shard(recipe, models.channels)
+    per_shard = clips_per_shard(recipe, models.channels, models.vision_bytes)
     plans = _open_plans(layout, refs, per_shard, request)
     tally = Tally(skipped_clips=len(layout.done_keys()))
     try:
@@ -128,10 +133,11 @@ def run_extract(request: ExtractRequest, report: Reporter) -> ExtractSummary:
         # also after Ctrl-C: what is committed is listed, and the store can be read as it is
         layout.write_index()
         layout.write_rejected()
+        cut = store_language(layout, models.text)
     robot = {"state", "action", EXTRA + ACTION_PATH_NAME}
     if any(robot & sidecar.arrays.keys() for sidecar in layout.sidecars()):
         layout.with_statistics(robot_statistics(request.out))
-    return _summary(layout, request, tally, models)
+    return _summary(layout, request, tally, models, cut)
 
 
 def _list_clips(request: ExtractRequest) -> tuple[Source, Sequence[ClipRef]]:
@@ -252,7 +258,9 @@ def _run(
     report.update(tally, total)
 
 
-def _summary(layout: StoreLayout, request: ExtractRequest, tally: Tally, models: FrozenModels) -> ExtractSummary:
+def _summary(
+    layout: StoreLayout, request: ExtractRequest, tally: Tally, models: FrozenModels, truncated: int
+) -> ExtractSummary:
     sidecars = layout.sidecars()
     return ExtractSummary(
         out=request.out,
@@ -263,4 +271,5 @@ def _summary(layout: StoreLayout, request: ExtractRequest, tally: Tally, models:
         rejected=tuple((bad.key, bad.reason) for bad in layout.rejected()),
         max_bad_fraction=request.recipe.max_bad_fraction,
         random_models=tuple(f"{record.role} ({record.name})" for record in models.records if record.random),
+        truncated=truncated,
     )

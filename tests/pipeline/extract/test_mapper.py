@@ -8,7 +8,8 @@ from clip_factory import moving_ball
 
 from data_specs.records import BadClip, ClipRecord
 from pipeline.config import ExtractRecipe, override
-from pipeline.extract.mapper import CLOUDS_A_BATCH, Mapper
+from pipeline.extract.clouds import CLOUDS_A_BATCH
+from pipeline.extract.mapper import Mapper
 from pipeline.extract.models import FrozenModels, load_models
 from pipeline.recipes import extract_recipe
 from stages.points import Voxels, subsample, voxelise
@@ -67,8 +68,8 @@ def test_stored_rows_broadcast_to_the_dense_features_bit_for_bit(
         voxels.append(voxelise(*args, **kwargs))
         return voxels[-1]
 
-    monkeypatch.setattr("pipeline.extract.mapper.subsample", keep_chosen)
-    monkeypatch.setattr("pipeline.extract.mapper.voxelise", keep_voxels)
+    monkeypatch.setattr("pipeline.extract.clouds.subsample", keep_chosen)
+    monkeypatch.setattr("pipeline.extract.clouds.voxelise", keep_voxels)
     spy = _Spy(models.concerto)
     record = Mapper(_sensor(recipe, *more), replace(models, concerto=spy))(moving_ball(frames=3))  # type: ignore[arg-type]
     ((inputs, out),) = spy.calls
