@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.groups import Device, Json, counting_bar, evaluate, print_json, print_lines, say
+from pipeline.config import RequestError
 
 
 @evaluate.command("probe", epilog="Example:  cla eval probe --run runs/laq --store stores/tabletop --html laq.html")
@@ -54,13 +55,16 @@ def eval_policy(
     tasks: Annotated[str, typer.Option(help="Names with commas between, or all.")] = "",
     episodes: Annotated[int, typer.Option(min=1, help="Of each task.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Another seed, other episodes.")] = 0,
-    policy: Annotated[str, typer.Option(help="run; as references, expert or random.")] = "",
+    policy: Annotated[str, typer.Option(help="run; as references, expert or random.")] = "run",
     checkpoint: Annotated[str, typer.Option(help="best or last.")] = "best",
     execute: Annotated[str, typer.Option(help="chunk, or ensemble of all chunks (ACT).")] = "chunk",
     execute_steps: Annotated[int | None, typer.Option(min=1, help="Of a chunk, before the next look.")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Cap of an episode.")] = None,
+    render_size: Annotated[int | None, typer.Option(min=14, help="Pixels, in place of the dataset's.")] = None,
     camera: Annotated[str, typer.Option(help="tabletop: seen, unseen or moving.")] = "seen",
     distractors: Annotated[bool, typer.Option("--distractors", help="tabletop: things move in view.")] = False,
+    open_loop: Annotated[bool, typer.Option("--open-loop", help="No simulator: the error on --store.")] = False,
+    store: Annotated[str, typer.Option(help="With --open-loop: where.")] = "",
     workers: Annotated[int | None, typer.Option(min=0, help="Processes; 0: in this one; one a core.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with films here.")] = None,
     films: Annotated[Path | None, typer.Option(help="Write films (mp4) into this folder.")] = None,
@@ -69,17 +73,31 @@ def eval_policy(
     as_json: Json = False,
 ) -> None:
     """Let a policy act: success by task with 95 % Wilson intervals, length, speed, films and a page."""
-    from pipeline.evaluate.policy.judge import JudgeRequest, judge
-    from pipeline.evaluate.policy.report import check_outputs, write_outputs
-    from pipeline.evaluate.policy.text import judgement_lines
+    from pipeline.evaluate.policy.report import check_outputs, write_open_loop, write_outputs
 
     check_outputs(html, films)
+    if open_loop or store:
+        if run is None or not store or not open_loop or policy != "run":
+            raise RequestError("--open-loop measures a run on a store: give --run, --store and --open-loop together.")
+        from pipeline.evaluate.policy.heldout import open_loop as measure_open_loop
+        from pipeline.evaluate.policy.openloop_page import open_loop_lines
+
+        with counting_bar("moments") as progress:
+            found = measure_open_loop(run, store, checkpoint=checkpoint, device=device, seed=seed, progress=progress)
+        for path in write_open_loop(found, html):
+            say(f"wrote {path}")
+        print_json(found.as_json()) if as_json else print_lines(open_loop_lines(found))
+        return
+
+    from pipeline.evaluate.policy.judge import JudgeRequest, judge
+    from pipeline.evaluate.policy.text import judgement_lines
+
     request = JudgeRequest(
         environment=env,
         tasks=tasks,
         episodes=episodes,
         seed=seed,
-        policy=policy or "run",
+        policy=policy,
         run=run,
         checkpoint=checkpoint,
         execute=execute,
@@ -87,6 +105,7 @@ def eval_policy(
         camera=camera,
         distractors=distractors,
         max_steps=max_steps,
+        render_size=render_size,
         films=film_episodes if html is not None or films is not None else 0,
         workers=workers,
         device=device,
@@ -95,7 +114,4 @@ def eval_policy(
         judgement = judge(request, progress)
     for path in write_outputs(judgement, html=html, films=films):
         say(f"wrote {path}")
-    if as_json:
-        print_json(judgement.as_json())
-    else:
-        print_lines(judgement_lines(judgement))
+    print_json(judgement.as_json()) if as_json else print_lines(judgement_lines(judgement))

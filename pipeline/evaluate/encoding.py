@@ -20,7 +20,7 @@ from pipeline.config import FailedError, RequestError, SplitSection
 from pipeline.store import StoreRequestError, open_store
 from pipeline.store.identity import differing_model
 from pipeline.store.pixels import pairs_with_pixels
-from pipeline.train.checkpoint import SPLIT
+from pipeline.train.checkpoint import SPLIT, Which
 from pipeline.train.run import Run
 from pipeline.train.split import split_clips
 from stages.laq import LatentActionModel
@@ -110,7 +110,7 @@ class Encoder:
         """
         keys, splits = (self.store.clips[name].to_pylist() for name in ("key", "split"))
         split = split_clips(keys, splits, SplitSection(**self.run.config["split"]))
-        trained = _training_keys(self.run)
+        trained = training_keys(self.run)
         unseen = [i for i in split.validation.tolist() if keys[i] not in trained]
         return split.train, np.array(unseen, dtype=np.int64)
 
@@ -131,19 +131,24 @@ class Encoder:
         return Latents(**{f.name: getattr(out, f.name).cpu().numpy() for f in fields(Latents)})
 
     def run_facts(self) -> dict[str, Any]:
-        """What names the model, wherever its folder is: run, recipe, step, and the SHA-256 of its weights."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
-        return {
-            "name": Path(self.run.path).resolve().name,
-            "task": self.run.task,
-            "recipe": self.run.recipe,
-            "step": self.run.step,
-            "weights_sha256": digest.hexdigest(),
-            "store_digest": self.run.store_digest,
-        }
+        """What names the model, wherever its folder is; see `run_facts`."""
+        return run_facts(self.run, self.model)
+
+
+def run_facts(run: Run, model: torch.nn.Module, which: Which = "best") -> dict[str, Any]:
+    """What names a run's model, wherever its folder is: run, recipe, step, and the SHA-256 of its weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return {
+        "name": Path(run.path).resolve().name,
+        "task": run.task,
+        "recipe": run.recipe,
+        "step": run.checkpoint(which).step,
+        "weights_sha256": digest.hexdigest(),
+        "store_digest": run.store_digest,
+    }
 
 
 def refuse_other_features(run: Run, manifest: Manifest, store: str) -> None:
@@ -167,7 +172,7 @@ def refuse_other_features(run: Run, manifest: Manifest, store: str) -> None:
         )
 
 
-def _training_keys(run: Run) -> set[str]:
+def training_keys(run: Run) -> set[str]:
     """Keys of the clips that a run was trained on. FailedError when the run does not say."""
     path = Path(run.path) / SPLIT
     try:

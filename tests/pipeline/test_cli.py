@@ -28,6 +28,7 @@ COMMANDS = [
     ["bench", "points"],
     ["label"],
     ["eval", "probe"],
+    ["eval", "policy"],
     ["bench", "s2d"],
     ["bench", "train"],
 ]

@@ -31,6 +31,7 @@ ALOHA = EnvironmentSpec(
     tasks=tuple(_TASKS),
     default_tasks=("transfer_cube",),
     views=tuple(_CAMERAS),
+    also_called={"cam_high": "top"},
     state_dim=_DIMS,
     action_dim=_DIMS,
     low=(-1.0,) * _DIMS,

@@ -51,11 +51,13 @@ class EnvironmentSpec:
     Attributes:
         name: as `--env` says it. tasks: what `--tasks` may name; `default_tasks` without it; `groups` of tasks have
             names of their own.
-        views: its cameras; the first is the one that films and stores are made of.
+        views: its cameras; the first is the one that films and stores are made of. also_called: names that datasets
+            have for them.
         state_dim, action_dim: S, A. low, high: of an action that is drawn at random, by dimension.
         hz: control steps a second. max_steps: the cap, by task; of every task under "".
         slots: episodes that run at once, however many processes there are, so that a batch of the policy, and with it
             every rounding, is the same for any number of them.
+        any_size: whether pictures are rendered at the size that a store keeps, and not at that of recordings.
         sensors: whether views have depth and cameras. disturbances: whether cameras can be unseen ones, and things
             can move in view. expert: whether there is a scripted one.
     """
@@ -72,6 +74,8 @@ class EnvironmentSpec:
     max_steps: dict[str, int]
     slots: int
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    also_called: Mapping[str, str] = field(default_factory=dict)
+    any_size: bool = False
     sensors: bool = False
     disturbances: bool = False
     expert: bool = False

@@ -19,7 +19,7 @@ from pipeline.evaluate.policy.judgement import Judgement
 from pipeline.evaluate.policy.references import RandomPolicy
 from pipeline.evaluate.policy.rollout import Policy, Progress, RollOut, roll_out
 from pipeline.evaluate.policy.slots import EyesMaker, SlotsSetup
-from pipeline.evaluate.policy.trials import plan_trials
+from pipeline.evaluate.policy.trials import TrialResult, plan_trials
 
 POLICIES = ("run", "expert", "random")
 
@@ -54,6 +54,7 @@ class _Actor:
     facts: dict[str, Any]
     eyes: EyesMaker | None = None
     views: tuple[str, ...] = ()
+    render_size: int | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -69,7 +70,7 @@ def judge(request: JudgeRequest, progress: Progress = lambda _done, _total: None
     actor = _actor(request, spec)
     options = EnvironmentOptions(
         views=actor.views,
-        render_size=request.render_size,
+        render_size=request.render_size or actor.render_size,
         max_steps=request.max_steps,
         camera=_camera(request.camera),
         distractors=request.distractors,
@@ -91,7 +92,7 @@ def judge(request: JudgeRequest, progress: Progress = lambda _done, _total: None
         results=rolled.results,
         seconds=rolled.seconds,
         seconds_of=seconds_of,
-        warnings=actor.warnings,
+        warnings=(*actor.warnings, *_problems(rolled.results)),
     )
 
 
@@ -113,7 +114,39 @@ def _check(request: JudgeRequest, spec: EnvironmentSpec) -> None:
 def _actor(request: JudgeRequest, spec: EnvironmentSpec) -> _Actor:
     if request.policy == "expert":
         return _Actor(policy=None, facts={"name": "scripted expert"})
-    return _Actor(policy=RandomPolicy(spec, request.seed), facts={"name": "random actions"})
+    if request.policy == "random":
+        return _Actor(policy=RandomPolicy(spec, request.seed), facts={"name": "random actions"})
+    return _run_actor(request, spec)
+
+
+def _run_actor(request: JudgeRequest, spec: EnvironmentSpec) -> _Actor:
+    from pipeline.evaluate.policy.live import LiveEyes, RunPolicy
+    from pipeline.evaluate.policy.loading import LoadedPolicy
+
+    assert request.run is not None
+    loaded = LoadedPolicy.open(request.run, checkpoint=request.checkpoint, device=request.device)
+    sight = loaded.sight(spec)
+    random = [f"{model.role} ({model.name})" for model in loaded.models if model.random and model.role in loaded.roles]
+    return _Actor(
+        policy=RunPolicy(loaded, request.seed),
+        facts=loaded.facts(),
+        eyes=LiveEyes.of(loaded, sight),
+        views=sight.cameras,
+        render_size=sight.size if spec.any_size else None,
+        warnings=(f"RANDOM weights of {', '.join(random)}: what the policy sees is no trained model's.",)
+        if random
+        else (),
+    )
+
+
+def _problems(results: tuple[TrialResult, ...]) -> tuple[str, ...]:
+    bad = [result for result in results if result.problem]
+    if not bad:
+        return ()
+    return (
+        f"{len(bad)} of {len(results)} episodes ended, as failures, with an observation that cannot be used, for "
+        f"example {bad[0].trial.task} {bad[0].trial.index} after {bad[0].steps} steps: {bad[0].problem}",
+    )
 
 
 def _hands(setup: SlotsSetup, workers: int) -> Hands:
@@ -153,6 +186,7 @@ def _settings(
         "max_steps": request.max_steps or {task: spec.cap(task) for task in tasks},
         "camera": request.camera,
         "distractors": request.distractors,
+        "render_size": request.render_size,
         "slots": slots,
         "workers": workers,
     }

@@ -106,6 +106,7 @@ class Judgement:
                     "instruction": result.instruction,
                     "success": result.success,
                     "steps": result.steps,
+                    **({"problem": result.problem} if result.problem else {}),
                 }
                 for result in self.results
             ],

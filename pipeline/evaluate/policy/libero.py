@@ -42,6 +42,13 @@ LIBERO = EnvironmentSpec(
     groups=_GROUPS,
     default_tasks=_GROUPS["libero_spatial"],
     views=tuple(_CAMERAS),
+    also_called={
+        "image": "agentview",
+        "agent": "agentview",
+        "image2": "eye_in_hand",
+        "wrist_image": "eye_in_hand",
+        "wrist": "eye_in_hand",
+    },
     state_dim=8,
     action_dim=7,
     low=(-1.0,) * 7,

@@ -168,7 +168,7 @@ def _film(result: TrialResult) -> str:
         f'<article class="film"><video src="{uri}" controls muted loop autoplay playsinline '
         f'aria-label="{escape(result.instruction)}"></video><h3>{escape(result.instruction)}</h3>'
         f'<p><span class="tag {outcome}">{outcome}</span> {escape(result.trial.task)} {result.trial.index}, '
-        f"{plural(result.steps, 'step')}</p></article>"
+        f"{plural(result.steps, 'step')}{escape(f': {result.problem}' if result.problem else '')}</p></article>"
     )
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from pipeline.config import FailedError, RequestError
 from pipeline.evaluate.policy.judgement import Judgement
+from pipeline.evaluate.policy.openloop import OpenLoop
+from pipeline.evaluate.policy.openloop_page import render_open_loop
 from pipeline.evaluate.policy.page import render_page
 from pipeline.evaluate.policy.trials import TrialResult
 from pipeline.evaluate.report import check_out
@@ -40,6 +42,15 @@ def write_outputs(judgement: Judgement, *, html: Path | None, films: Path | None
         yield films
     if html is not None:
         page = render_page(judgement)
+        with _explained(html):
+            html.write_text(page, encoding="utf-8", newline="\n")
+        yield html
+
+
+def write_open_loop(found: OpenLoop, html: Path | None) -> Iterator[Path]:
+    """Write the page where it is asked for; yields what was written. FailedError when it cannot be."""
+    if html is not None:
+        page = render_open_loop(found)
         with _explained(html):
             html.write_text(page, encoding="utf-8", newline="\n")
         yield html

@@ -126,5 +126,10 @@ def _command(reports: Sequence[Report], running: dict[int, _Running], policy: Po
 
 def _result(trial: Trial, report: Report) -> TrialResult:
     return TrialResult(
-        trial=trial, instruction=report.instruction, success=report.success, steps=report.steps, film=report.film
+        trial=trial,
+        instruction=report.instruction,
+        success=report.success,
+        steps=report.steps,
+        problem=report.problem,
+        film=report.film,
     )

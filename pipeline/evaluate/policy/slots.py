@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from data_specs.arrays import Array
+from data_specs.records import BadClip
 from pipeline.evaluate.policy.environment import Environment, EnvironmentOptions, Observation, open_environment
 from pipeline.evaluate.policy.films import encode_mp4
 from pipeline.evaluate.policy.trials import Act, Command, Report, Start, Trial
@@ -18,7 +19,9 @@ class Eyes(Protocol):
     """Makes of an observation what a policy takes: the frozen models of a run, or nothing at all."""
 
     def __call__(self, observation: Observation, key: str) -> Any:
-        """What the policy gets of a moment; it is pickled on its way. `key` names the moment."""
+        """What the policy gets of a moment; it is pickled on its way. `key` names the moment. BadClip for one that
+        extraction would reject.
+        """
 
 
 class EyesMaker(Protocol):
@@ -132,10 +135,13 @@ class Slots:
         self, slot: _Slot, number: int, observation: Observation | None, *, success: bool, done: bool
     ) -> Report:
         assert slot.trial is not None, "a slot acts before it starts"
-        seen, film = None, None
+        seen, film, problem = None, None, ""
         if observation is not None and self._eyes is not None and not done:
-            with _Timed(self._seconds, "encode"):
-                seen = self._eyes(observation, moment_key(slot.trial, slot.steps))
+            try:
+                with _Timed(self._seconds, "encode"):
+                    seen = self._eyes(observation, moment_key(slot.trial, slot.steps))
+            except BadClip as error:
+                done, problem = True, error.reason
         if done and slot.frames:
             with _Timed(self._seconds, "film"):
                 film = encode_mp4(slot.frames, slot.environment.spec.hz / FILM_EVERY)
@@ -147,6 +153,7 @@ class Slots:
             done=done,
             instruction=slot.instruction,
             seen=seen,
+            problem=problem,
             film=film,
         )
 

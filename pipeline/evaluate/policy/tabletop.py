@@ -35,11 +35,13 @@ TABLETOP = EnvironmentSpec(
     tasks=_NAMES,
     default_tasks=("reach", "push", "pick"),
     views=VIEWS,
+    also_called={"agentview": "agent", "top": "agent", "eye_in_hand": "wrist"},
     state_dim=STATE_DIM,
     action_dim=ACTION_DIM,
     low=(-1.0,) * ACTION_DIM,
     high=(1.0,) * ACTION_DIM,
     hz=CONTROL_HZ,
+    any_size=True,
     max_steps={"": MAX_STEPS},
     slots=16,
     sensors=True,
@@ -61,7 +63,7 @@ class TabletopEnvironment:
         self._seen: dict[str, Picture] = {}
         self._world: World | None = None
         self._renderer: Renderer | None = None
-        self._entropy: tuple[int, ...] = ()
+        self._entropy: tuple[int, ...] = (0,)
 
     @property
     def spec(self) -> EnvironmentSpec:
@@ -82,11 +84,15 @@ class TabletopEnvironment:
             scene = sample_scene(found, self._rng(_SCENE))
             self._world = World(scene)
             if self._expert_succeeds():
-                self._world.reset()
-                self._steps, self._seen = 0, {}
-                self._renderer = self._make_renderer(scene)
-                return self.observe()
+                return self.start(scene)
         raise FailedError(f"The expert failed in {ATTEMPTS} scenes in a row at {task}, seed {seed}, episode {index}.")
+
+    def start(self, scene: Scene) -> Observation:
+        """Start an episode in a scene of one's own; its first moment is rendered."""
+        self._world = World(scene)
+        self._steps, self._seen = 0, {}
+        self._renderer = self._make_renderer(scene)
+        return self.observe()
 
     def step(self, action: Array, *, look: bool = True) -> Step:
         """Act f4 [7] for 1/20 s."""

@@ -19,12 +19,15 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrialResult:
-    """What came of a trial in `steps` control steps; `film` is MP4, where it was asked for."""
+    """What came of a trial in `steps` control steps; `film` is MP4, where it was asked for. `problem`: why an
+    observation could not be used, which ended it.
+    """
 
     trial: Trial
     instruction: str
     success: bool
     steps: int
+    problem: str = ""
     film: bytes | None = field(default=None, repr=False)
 
 
@@ -71,7 +74,9 @@ Command = Start | Act | Follow
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Report:
-    """What came of a command: steps since the start; what is seen now, unless the episode is `done`."""
+    """What came of a command: steps since the start; what is seen now, unless the episode is `done`; why what is seen
+    cannot be used, which ends it.
+    """
 
     slot: int
     steps: int
@@ -79,4 +84,5 @@ class Report:
     done: bool
     instruction: str
     seen: Any = None
+    problem: str = ""
     film: bytes | None = field(default=None, repr=False)

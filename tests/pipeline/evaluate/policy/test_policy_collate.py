@@ -1,29 +1,11 @@
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
+from batch_equality import assert_equal
 from policy_store_factory import demonstrations, policy_store
 
-from data_specs.batches import Batch, FrameBatch, LanguageBatch
+from data_specs.batches import FrameBatch, LanguageBatch
 from pipeline.evaluate.policy.collate import join
-
-
-def assert_equal(one: Any, other: Any, name: str = "") -> None:
-    assert type(one) is type(other), name
-    if isinstance(one, torch.Tensor):
-        assert one.dtype == other.dtype, name
-        torch.testing.assert_close(one, other, rtol=0, atol=0)
-    elif isinstance(one, Batch):
-        for field in fields(one):
-            assert_equal(getattr(one, field.name), getattr(other, field.name), f"{name}.{field.name}")
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), name
-        for key in one:
-            assert_equal(one[key], other[key], f"{name}.{key}")
-    else:
-        assert one == other, name
 
 
 def test_moments_put_together_are_what_a_store_gives(tmp_path: Path) -> None:
