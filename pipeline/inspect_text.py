@@ -27,7 +27,7 @@ def summary_lines(summary: StoreSummary) -> Iterator[str]:
             f"{summary.dense_layout} ({summary.dense_bytes_per_frame:,} bytes)"
         )
         for name, size in sorted(summary.bytes_per_frame_by_array.items(), key=lambda item: -item[1]):
-            yield f"           {name:22} {size:10,.0f}  {size / summary.bytes_per_frame:5.1%}"
+            yield f"           {name:25} {size:10,.0f}  {size / summary.bytes_per_frame:5.1%}"
     for title, spread in (("tokens N'", summary.tokens_per_frame), ("points", summary.points_per_frame)):
         if spread is not None:
             yield f"{title:10} a frame: min {spread.min:g}, median {spread.median:g}, max {spread.max:g}"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from data_specs.arrays import Array
-from data_specs.records import ClipRecord
+from data_specs.records import ClipRecord, Images
 from pipeline.page.pictures import depth_picture, image_uri, packed
 
 MAX_CLIPS = 8
@@ -36,7 +36,10 @@ class FrameView:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ClipView:
-    """A clip of the page. `depth_scale` and `conf_scale` are the ranges its colours span, the same in every frame."""
+    """A clip of the page. `depth_scale` and `conf_scale` are the ranges its colours span, the same in every frame.
+
+    `cameras` are further ones: name and, as a data URI (None: not an image), what each saw at the first frame shown.
+    """
 
     key: str
     split: str
@@ -45,6 +48,7 @@ class ClipView:
     depth_scale: tuple[float, float]
     conf_scale: tuple[float, float]
     frames: tuple[FrameView, ...]
+    cameras: tuple[tuple[str, str | None], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -138,6 +142,7 @@ def clip_view(record: ClipRecord, frames: Sequence[int], components: Components,
             _frame_view(record, i, depth, depth_scale, components, width)
             for i, depth in zip(frames, depths, strict=True)
         ),
+        cameras=tuple((name, image_uri(_picture(images, frames[0]))) for name, images in sorted(record.views.items())),
     )
 
 
@@ -186,7 +191,11 @@ def point_tokens(record: ClipRecord, i: int) -> Array:
 
 def stored_image(record: ClipRecord, i: int) -> bytes:
     """The encoded image of frame `i`."""
-    return record.rgb.data[int(record.rgb.offset[i]) : int(record.rgb.offset[i + 1])].tobytes()
+    return _picture(record.rgb, i)
+
+
+def _picture(images: Images, i: int) -> bytes:
+    return images.data[int(images.offset[i]) : int(images.offset[i + 1])].tobytes()
 
 
 def point_depth(record: ClipRecord, i: int) -> Array:

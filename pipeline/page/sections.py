@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-from data_specs.shards import ModelRecord
+from data_specs.shards import VISION, ModelRecord
 from pipeline.page.charts import Histogram, bar_list, histogram_svg, number, size, table
 from pipeline.page.clouds import ClipView, Components
 
 MAX_REJECTED = 200
 MAX_DAMAGES = 50
-_NAMES = {"vggt": "VGGT", "concerto": "Concerto"}
+_NAMES = {"vggt": "VGGT", "concerto": "Concerto", "text": "a text encoder"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ def page_title(facts: PageFacts) -> str:
 def header(facts: PageFacts) -> str:
     """Title, what made the store, warnings, and the figures."""
     sentence = f"{plural(facts.clips, 'clip')} and {plural(facts.frames, 'frame')}"
-    names = " and ".join(dict.fromkeys(_name(model) for model in facts.models))
+    names = _listed(list(dict.fromkeys(_name(model) for model in facts.models)))
     if names:
         sentence += f" through {names}: every frozen feature computed once, kept exactly, ready to train from"
     figures = [
@@ -112,19 +112,29 @@ def _banners(facts: PageFacts) -> str:
         parts.append(f'<div class="banner bad"><p><strong>Values that are not finite.</strong> {counts}</p></div>')
     random = [model for model in facts.models if model.random]
     if random:
-        names = " and ".join(f"{_name(model)} (<code>{escape(model.name)}</code>)" for model in random)
-        what = "Depth and features" if any(model.role == "vggt" for model in random) else "Features"
+        names = _listed([f"{_name(model)} (<code>{escape(model.name)}</code>)" for model in random])
+        if all(model.role == "text" for model in random):
+            said = "It tells instructions apart and knows nothing of what they mean."
+        else:
+            what = "Depth and features" if any(model.role == "vggt" for model in random) else "Features"
+            said = (
+                f"{what} here show that the pipeline works, not what the scene is: train nothing that matters on them."
+            )
         parts.append(
             f'<div class="banner"><p><strong>Random weights.</strong> {names} '
-            f"{'is' if len(random) == 1 else 'are'} not trained. {what} here show that the pipeline works, "
-            "not what the scene is: train nothing that matters on them.</p></div>"
+            f"{'is' if len(random) == 1 else 'are'} not trained. {said}</p></div>"
         )
     return "\n".join(parts)
 
 
 def _name(model: ModelRecord) -> str:
     """What a person calls the model of a role, escaped."""
-    return _NAMES.get(model.role, escape(model.role))
+    return _NAMES.get(model.role, escape(model.role.removeprefix(VISION)))
+
+
+def _listed(names: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)
 
 
 def viewer(clips: Sequence[ClipView], components: Components, ramps: Mapping[str, str]) -> dict[str, str]:
@@ -194,8 +204,18 @@ def _card(at: int, clip: ClipView) -> str:
         f'<article class="clip"><h3>{escape(clip.text or clip.key)}</h3>'
         f'<p class="facts">{" · ".join(part for part in parts if part)}</p>'
         f'<div class="strip" style="grid-template-columns:repeat({min(len(frames), 6)},1fr)">'
-        f"{''.join(frames)}</div></article>"
+        f"{''.join(frames)}</div>{_cameras(clip)}</article>"
     )
+
+
+def _cameras(clip: ClipView) -> str:
+    """What further cameras saw at the first frame shown."""
+    shown = "".join(
+        f'<figure>{f"""<img src="{uri}" alt="Camera {escape(name)}">""" if uri else "not an image"}'
+        f"<figcaption>{escape(name)}</figcaption></figure>"
+        for name, uri in clip.cameras
+    )
+    return f'<div class="cameras">{shown}</div>' if shown else ""
 
 
 def distributions(facts: PageFacts) -> str:

@@ -3,10 +3,12 @@ import hashlib
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from headless_browser import find_browser, open_page, screenshot
 from PIL import Image
 from shown_store import CHANNELS, RANDOM, SIZE, TRAINED, small_records, write_store
@@ -18,7 +20,10 @@ from pipeline.inspect_html import fill, script_json, write_page
 from pipeline.inspect_rerun import unproject
 from pipeline.inspect_shards import inspect_store
 from pipeline.page import charts, clouds, pictures
+from pipeline.store.language import LanguageTable, write_language
+from pipeline.store.layout import StoreLayout
 
+TEXT = RANDOM.model_copy(update={"role": "text"})
 HOSTILE = "</script><script>document.body.dataset.error='ran'</script><img src=x onerror=alert(1)>{{title}}\u2028&\"'"
 
 
@@ -53,6 +58,24 @@ def page_data(page: Path) -> dict[str, object]:
     found = re.search(r'id="page-data">(.*?)</script>', page.read_text(), re.DOTALL)
     assert found is not None
     return json.loads(found[1])
+
+
+def test_page_shows_encoders_cameras_and_language(tmp_path: Path) -> None:
+    record = small_records(1)[0]
+    rows = {"eye": np.zeros((3, 9, 6), np.float16)}
+    images = record.rgb
+    write_store(tmp_path / "store", [replace(record, vision=rows, views={"wrist": images})], models=[TRAINED, TEXT])
+    table = LanguageTable.of({record.text: torch.ones(4, 5)}, model=TEXT, limit=77)
+    write_language(StoreLayout.open(str(tmp_path / "store")), table)
+    write_page(str(tmp_path / "store"), inspect_store(str(tmp_path / "store"), verify=True), tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert "through Concerto and a text encoder:" in text
+    assert "tells instructions apart and knows nothing of what they mean" in text
+    assert "not what the scene is" not in text
+    assert "<dd>eye: 9 tokens of 6</dd>" in text
+    assert "<dd>1 distinct instructions, up to 4 tokens of 5</dd>" in text
+    (camera,) = re.findall(r'<figure><img src="data:image/jpeg;base64,([^"]+)" alt="Camera wrist">', text)
+    assert base64.b64decode(camera) == images.data[: images.offset[1]].tobytes()
 
 
 # ---- the file ----
