@@ -10,13 +10,12 @@ import numpy as np
 import torch
 
 from data_specs.arrays import Array
-from data_specs.batches import BATCHES, CloudBatch, FrameBatch, ImageBatch, pack
+from data_specs.batches import BATCHES, FrameBatch, ImageBatch, pack
 from data_specs.records import exclusive_sum
 from data_specs.shards import ARRAYS, EXTRA, VIEWS, VISION, offset_name
 from pipeline.config import suggest
 from pipeline.store.columns import view_names
 from pipeline.store.shard import ShardReader
-from stages.points import unproject_pixels
 
 COLUMNS = (*BATCHES, "state", "action", "is_pad")
 """What a batch can hold, beside `extra/NAME`, `vision/NAME` and `views/NAME`."""
@@ -95,33 +94,3 @@ def _join(parts: Sequence[Array], name: str) -> Array:
     if not parts:
         raise ValueError(f"a batch of no frames has no {name!r}: give at least one frame")
     return np.concatenate(parts)
-
-
-def unpack_clouds(batch: FrameBatch, *, width: int, normalised: bool) -> CloudBatch:
-    """Coordinates, colours, confidence and tokens of the points of a batch with `points`, `camera` and `tokens`.
-
-    depth = near + level / 65535 * (far - near), likewise the confidence; xyz by `stages.points.unproject_pixels`.
-    """
-    points, camera, tokens = batch.points, batch.camera, batch.need_tokens()
-    assert points is not None and camera is not None, "clouds need the columns points and camera"
-    near, far = camera.range[:, :1], camera.range[:, 1:]
-    depth = near + points.depth.float() / 65535 * (far - near)
-    xyz = unproject_pixels(points.pixel.long(), depth, camera.intrinsic, camera.extrinsic, width)
-    if normalised:
-        xyz = (xyz - camera.normalisation[:, None, :3]) * camera.normalisation[:, None, 3:]
-    low, high = camera.conf_range[:, :1], camera.conf_range[:, 1:]
-    conf = low + points.conf.float() / 255 * (high - low)
-    token = torch.full(points.pixel.shape, -1, dtype=torch.int64)
-    kept = []
-    for i, (start, stop) in enumerate(zip(tokens.offset[:-1].tolist(), tokens.offset[1:].tolist(), strict=True)):
-        owner = torch.repeat_interleave(torch.arange(stop - start), tokens.count[start:stop].long())
-        token[i, : len(owner)] = owner
-        kept.append(len(owner))
-    padding = token < 0
-    return CloudBatch(
-        xyz=xyz.masked_fill(padding[..., None], 0.0),
-        rgb=points.rgb,
-        conf=conf.masked_fill(padding, 0.0),
-        token=token,
-        kept=torch.tensor(kept),
-    )

@@ -16,7 +16,7 @@ from data_specs.arrays import Array
 from data_specs.batches import CloudBatch, FrameBatch
 from data_specs.records import ClipRecord, exclusive_sum
 from data_specs.shards import Manifest
-from pipeline.store.assemble import assemble, columns_of, unpack_clouds
+from pipeline.store.assemble import assemble, columns_of
 from pipeline.store.columns import content_digest, record_from_arrays
 from pipeline.store.errors import ShardError, StoreRequestError
 from pipeline.store.language import LanguageTable, read_language
@@ -24,6 +24,7 @@ from pipeline.store.layout import StoreLayout
 from pipeline.store.pairs import PairIndex, find_pairs
 from pipeline.store.shard import ShardReader, open_shard
 from pipeline.store.views import FrameView, PairView
+from stages.clouds import unpack_clouds
 
 OPEN_SHARDS = 128
 """Shards that a process keeps open; an open file each."""

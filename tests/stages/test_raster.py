@@ -2,7 +2,7 @@ import torch
 
 from data_specs.batches import CellBatch, FrameBatch, PointBatch, TokenBatch
 from data_specs.examples import example_record
-from pipeline.store.assemble import unpack_clouds
+from stages.clouds import unpack_clouds
 from stages.raster import CELLS, raster_coords, raster_features, raster_points
 
 
