@@ -14,7 +14,7 @@ from pipeline.recipes import EXTRACT, extract_recipe
     epilog="Example:  cla extract --dataset ssv2 --root /data/ssv2 --out s3://bucket/ssv2 --recipe full frames.fps=3"
 )
 def extract(
-    dataset: Annotated[str, typer.Option(help="aloha, libero, ssv2, tabletop or video.")],
+    dataset: Annotated[str, typer.Option(help="aloha, lerobot, libero, ssv2, tabletop or video.")],
     out: Annotated[str, typer.Option(help="The store: a new folder or fsspec URL.")] = "",
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe overrides.")] = None,
     root: Annotated[Path | None, typer.Option(help="Where the dataset's files are.")] = None,

@@ -22,16 +22,22 @@ _MODULES = {
     "ssv2": "pipeline.sim.ssv2",
     "rgbd": "pipeline.sim.rgbd",
     "libero": "pipeline.sim.libero",
+    "lerobot": "pipeline.sim.lerobot_v30",
+    "lerobot-v2.1": "pipeline.sim.lerobot_v21",
     "aloha": "pipeline.sim.aloha",
 }
 FORMATS = tuple(_MODULES)
+_LEROBOT = ("meta", "data", "videos", ".parts")
 _OURS = {
     "ssv2": ("20bn-something-something-v2", "labels"),
     "rgbd": ("clips", "dataset.json", ".dataset.json.tmp"),
     "libero": ("libero_tabletop", ".parts"),
+    "lerobot": _LEROBOT,
+    "lerobot-v2.1": _LEROBOT,
     "aloha": ("sim_tabletop_scripted",),
 }
 _FIXED_SIZE = ("ssv2",)
+_VIDEOS = ("lerobot", "lerobot-v2.1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +101,8 @@ def record(
         raise ValueError(f"Expected perturb of at least 0 (0: no noise), got {perturb}.")
     if size is not None and data_format in _FIXED_SIZE:
         raise ValueError(f"Format {data_format} has pictures of a size of its own; leave size out, or record as rgbd.")
+    if size is not None and size % 2 and data_format in _VIDEOS:
+        raise ValueError(f"Format {data_format} has videos, of an even number of pixels; got a size of {size}.")
     from pipeline.sim.plan import Plan
 
     module = _module(data_format)
@@ -173,6 +181,8 @@ def _make_room(out: Path, overwrite: bool) -> None:
         raise ValueError(f"{out} is a file; --out names a folder.")
     there = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
     ours = {name for names in _OURS.values() for name in names}
+    if "meta" not in there:  # a recorder's `data` and `videos` never stand alone
+        ours -= {"data", "videos"}
     foreign = [name for name in there if name not in ours]
     if foreign:
         raise ValueError(f"{out} holds {foreign[0]!r}, which no recorder wrote; name a new folder.")

@@ -22,13 +22,14 @@ from pipeline.sources.base import Source
 
 _SOURCES = {
     "aloha": "pipeline.sources.aloha:AlohaSource",
+    "lerobot": "pipeline.sources.lerobot:LeRobotSource",
     "libero": "pipeline.sources.libero:LiberoSource",
     "ssv2": "pipeline.sources.ssv2:Ssv2Source",
     "tabletop": "pipeline.sources.tabletop:TabletopSource",
     "video": "pipeline.sources.video:VideoSource",
 }
 
-_RECORDED = ("aloha", "libero")
+_RECORDED = ("aloha", "lerobot", "libero")
 _OFFLINE = "Without it, `cla sim record --format {} --clips 20 --seed 1 --out DIR` writes simulated clips to try."
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 

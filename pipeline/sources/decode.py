@@ -8,6 +8,7 @@ it cannot decode becomes a `BadClip`.
 import math
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -60,6 +61,13 @@ def decode_video(key: str, path: Path, sampling: FrameSampling) -> tuple[Array, 
         BadClip: the file is missing, empty, truncated, unreadable or no video; its header claims more than the limits
             of this module; its timestamps run backwards; it yields fewer than `sampling.min` frames.
     """
+    with open_video(key, path) as (container, stream):
+        return _take(key, container, stream, sampling)
+
+
+@contextmanager
+def open_video(key: str, path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
+    """The container of `path` and its video stream, ready to decode. BadClip as `decode_video`, in the body too."""
     import av
 
     try:
@@ -78,7 +86,7 @@ def decode_video(key: str, path: Path, sampling: FrameSampling) -> tuple[Array, 
             stream = _video_stream(key, path, container)
             # One thread a clip: clips are decoded side by side, and a thread more decodes frames nobody asked for.
             stream.codec_context.thread_count = 1
-            return _take(key, container, stream, sampling)
+            yield container, stream
     except FileNotFoundError:
         raise BadClip(key, f"{path} is missing; {_WANTED}") from None
     except av.FFmpegError as error:  # with its own "cannot allocate", said of a size in the file that nobody has
@@ -133,21 +141,26 @@ def _check_size(key: str, width: int, height: int) -> None:
 
 
 def _take(key: str, container: "InputContainer", stream: "VideoStream", sampling: FrameSampling) -> tuple[Array, Array]:
-    aspect = _pixel_aspect(key, stream)
+    aspect = pixel_aspect(key, stream)
     clock = _Clock(key, container, stream)
     taken: list[Array] = []
     times: list[float] = []
     for time, frame in pick(clock.timed(container.decode(stream)), sampling):
         if len(taken) == MAX_TAKEN:
             raise BadClip(key, f"the clip yields more than {MAX_TAKEN} frames; set frames.max, or a lower frames.fps")
-        if frame.is_corrupt:
-            raise BadClip(key, f"the frame at {time:.3f} s is damaged; copy the file again")
-        rgb = frame.to_ndarray(format="rgb24", interpolation=_SWS_FLAGS)
-        rgb, turned = _upright(key, np.asarray(rgb, dtype=np.uint8), frame)
-        taken.append(resize_crop(rgb, size=sampling.size, pixel_aspect=1 / aspect if turned else aspect)[0])
+        taken.append(picture(key, frame, time, aspect, sampling.size))
         times.append(time)
     check_count(key, len(taken), sampling, clock.seen)
     return np.stack(taken), np.array(times, dtype=np.float64)
+
+
+def picture(key: str, frame: "VideoFrame", time: float, aspect: float, size: int | None) -> Array:
+    """The frame upright, as u1 [size,size,3] with square pixels, or [h,w,3] as it is; BadClip for a damaged one."""
+    if frame.is_corrupt:
+        raise BadClip(key, f"the frame at {time:.3f} s is damaged; copy the file again")
+    rgb = frame.to_ndarray(format="rgb24", interpolation=_SWS_FLAGS)
+    rgb, turned = _upright(key, np.asarray(rgb, dtype=np.uint8), frame)
+    return rgb if size is None else resize_crop(rgb, size=size, pixel_aspect=1 / aspect if turned else aspect)[0]
 
 
 class _Clock:
@@ -207,7 +220,7 @@ class _Clock:
         return previous + self._interval
 
 
-def _pixel_aspect(key: str, stream: "VideoStream") -> float:
+def pixel_aspect(key: str, stream: "VideoStream") -> float:
     """Width over height of a pixel; 1 where the file says nothing (0/1 is FFmpeg's unknown)."""
     ratio = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
     aspect = float(ratio) if ratio else 1.0
