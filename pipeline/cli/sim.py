@@ -12,7 +12,9 @@ from pipeline.config import RequestError
 @sim.command("record", epilog="Example:  cla sim record --format ssv2 --clips 20 --seed 1 --out data/ssv2")
 def sim_record(
     out: Annotated[Path, typer.Option(help="A new folder.")],
-    data_format: Annotated[str, typer.Option("--format", help="rgbd, ssv2, libero, lerobot, lerobot-v2.1 or aloha.")] = "rgbd",
+    data_format: Annotated[
+        str, typer.Option("--format", help="rgbd, ssv2, libero, lerobot (v3.0), lerobot-v2.1 or aloha.")
+    ] = "rgbd",
     clips: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Another seed, other clips.")] = 0,
     tasks: Annotated[str, typer.Option(help="all, or names with commas: reach, push, pick, stack, place.")] = "all",
