@@ -19,6 +19,7 @@ from pipeline.config import (
 
 if TYPE_CHECKING:
     from pipeline.train.laq_recipe import LaqRecipe
+    from pipeline.train.policy_recipe import PolicyRecipe
 
 EXTRACT: dict[str, ExtractRecipe] = {
     # The description's numbers: VGGT-1B, Concerto base, 224 pixels, 8,192 points.
@@ -87,6 +88,30 @@ EXTRACT: dict[str, ExtractRecipe] = {
 
 LAQ = ("laq_full", "laq_tiny", "laq_tiny_labels")
 """Names of the recipes of `cla train laq`; `pipeline.train.laq_recipe` has them, with the model's config, and torch."""
+
+
+VLA = (
+    "vla_simple",
+    "vla_dinov2",
+    "vla_full",
+    "vla_3d",
+    "act",
+    "tabletop_vla_simple",
+    "tabletop_vla_dinov2",
+    "tabletop_vla_full",
+    "tabletop_vla_3d",
+    "tabletop_act",
+)
+"""Names of the recipes of `cla train vla`; `pipeline.train.vla_recipe` has them."""
+
+
+def vla_recipe(name: str) -> "PolicyRecipe":
+    """The recipe of that name; RequestError with the choices otherwise."""
+    if name not in VLA:
+        raise RequestError(f"Unknown recipe {name!r}.{suggest(name, VLA)} There are: {', '.join(VLA)}.")
+    from pipeline.train.vla_recipe import VLA_RECIPES
+
+    return VLA_RECIPES[name]
 
 
 def laq_recipe(name: str) -> "LaqRecipe":

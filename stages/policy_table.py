@@ -11,12 +11,17 @@ from stages.layers import parameters_of
 FROZEN_PARAMETERS: Mapping[str, int] = MappingProxyType(
     {
         "Qwen/Qwen3-0.6B-Base": 596_049_920,
+        "sentence-transformers/all-MiniLM-L6-v2": 22_713_216,
+        "laion/CLIP-ViT-B-32-laion2B-s34B-b79K": 63_165_952,
         "facebook/dinov2-base": 86_580_480,
         "facebook/VGGT-1B": 909_112_320,
         "Pointcept/Concerto/concerto_base.pth": 108_461_376,
+        "builtin:concerto_tiny": 1_266_896,
+        "builtin:vggt_tiny": 954_528,
     }
 )
-"""Of the released models, what runs for a store: of VGGT its aggregator, without the heads."""
+"""Of the released models and ours, what runs for a store: of VGGT its aggregator, without the heads; of CLIP its text
+encoder."""
 
 _BEHIND = {
     "language": "Qwen/Qwen3-0.6B-Base",

@@ -7,7 +7,7 @@ import typer
 
 from pipeline.cli.groups import Device, Json, print_json, print_lines, run_mode, train
 from pipeline.config import RequestError
-from pipeline.recipes import LAQ
+from pipeline.recipes import LAQ, VLA
 
 
 @train.command("laq", epilog="Example:  cla train laq --store stores/ssv2 --out runs/laq train.batch=32")
@@ -47,6 +47,52 @@ def train_laq(
     request = TrainRequest(out=out, mode=mode, device=device)
     with reporter() as report:
         summary = run_laq(chosen, store, request, report)
+    if summary.main:
+        print_json(summary.as_json()) if as_json else print_lines(summary.lines())
+
+
+@train.command("vla", epilog="Example:  cla train vla --store stores/libero --out runs/vla --recipe vla_3d")
+def train_vla(
+    store: Annotated[list[str] | None, typer.Option(help="Repeatable; with --resume, the run's without it.")] = None,
+    weight: Annotated[list[float] | None, typer.Option(help="A share for each --store.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run: a new folder.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe overrides.")] = None,
+    recipe: Annotated[str, typer.Option(help=f"{', '.join(VLA)}; vla_3d, or with --resume the run's.")] = "",
+    codes: Annotated[list[Path] | None, typer.Option(help="Of `cla label`, a file a store.")] = None,
+    init_from: Annotated[Path | None, typer.Option(help="A run of `cla train vla` whose trunk to start from.")] = None,
+    example: Annotated[bool, typer.Option("--example", help="Made-up data: does the recipe run here?")] = False,
+    device: Device = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run.")] = False,
+    print_model: Annotated[bool, typer.Option("--print-model", help="Print the parameters and stop.")] = False,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print the recipe and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Learn a policy from demonstrations: actions, or with objective=latent the codes of `cla label`.
+
+    Several GPUs: torchrun --nproc-per-node 4 -m pipeline.cli train vla ...
+    """
+    mode = run_mode(resume, overwrite)
+    if out is None and (resume or not (print_model or print_config)):
+        raise RequestError("Missing --out: where the run is to be, a new folder.")
+
+    from pipeline.train.vla_command import VlaSources, choose_recipe, parameter_lines, run_vla
+
+    chosen = choose_recipe(recipe, overrides or [], weights=weight or (), resumed=out if resume else None)
+    if print_config:
+        print_json(chosen.model_dump(mode="json"))
+        return
+    sources = VlaSources(stores=tuple(store or ()), codes=tuple(codes or ()), init_from=init_from, example=example)
+    if print_model:
+        print_lines(parameter_lines(chosen, sources))
+        return
+    assert out is not None
+    from pipeline.train.launch import TrainRequest
+    from pipeline.train.progress import reporter
+
+    request = TrainRequest(out=out, mode=mode, device=device)
+    with reporter() as report:
+        summary = run_vla(chosen, sources, request, report)
     if summary.main:
         print_json(summary.as_json()) if as_json else print_lines(summary.lines())
 

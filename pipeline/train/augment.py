@@ -50,14 +50,17 @@ def _windows(pixels_B3HW: Tensor, section: AugmentSection, draw: Draw) -> Tensor
 
 
 def _colours(pixels_B3HW: Tensor, section: AugmentSection, draw: Draw) -> Tensor:
-    """Brightness, contrast about the picture's mean, saturation about its grey, in that order."""
-    factors_B3 = draw.uniform(3) * 2 - 1
-    luma = pixels_B3HW.new_tensor(_LUMA)[:, None, None]
-    for i, most in enumerate((section.brightness, section.contrast, section.saturation)):
-        if not most:
-            continue
-        factor = (1 + most * factors_B3[:, i])[:, None, None, None]
-        grey = (pixels_B3HW * luma).sum(1, keepdim=True)
-        about = (torch.zeros_like(grey), grey.mean((2, 3), keepdim=True), grey)[i]
-        pixels_B3HW = ((pixels_B3HW - about) * factor + about).clamp(0, 1)
-    return pixels_B3HW
+    """Brightness, contrast about the picture's mean, saturation about its grey, in that order; in one pass.
+
+    All three are affine in a pixel x of grey g in a picture of mean grey m: b x, then c (x - m) + m, then
+    s (x - g) + g. Together: b c (s x + (1 - s) g) + b (1 - c) m.
+    """
+    amounts = pixels_B3HW.new_tensor([section.brightness, section.contrast, section.saturation])
+    factors_B3 = 1 + amounts * (draw.uniform(3) * 2 - 1)
+    if not bool(amounts.any()):
+        return pixels_B3HW
+    brightness, contrast, saturation = factors_B3[:, :, None, None, None].unbind(1)
+    grey_B1HW = torch.einsum("bchw,c->bhw", pixels_B3HW, pixels_B3HW.new_tensor(_LUMA))[:, None]
+    gain = brightness * contrast
+    offset = brightness * (1 - contrast) * grey_B1HW.mean((2, 3), keepdim=True)
+    return pixels_B3HW * (gain * saturation) + (grey_B1HW * (gain * (1 - saturation)) + offset)

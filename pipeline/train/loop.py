@@ -52,6 +52,8 @@ class TrainSummary:
         if "codes_used" in self.train:
             used, perplexity = self.train["codes_used"], self.train["perplexity"]
             yield f"codes used {used:.0f}, perplexity {perplexity:.1f} over the last window of the log"
+        if "error" in self.val:
+            yield f"action error {self.val['error']:.4g} on held-out moments (mean absolute, in the data's units)"
         yield f"curves: tensorboard --logdir {self.out}"
 
 
@@ -81,6 +83,8 @@ class Trainer:
         """
         state = self._load() if resume and self.folder.pointers() is not None else None
         if state is None:
+            for text in self.task.notes():
+                self.report.note(text)
             self.task.start(self.module, self.processes.device)
         self.average = WeightAverage(self.module, self.section.ema) if self.section.ema else None
         optimizer = make_optimizer(self.module, self.section, self.task.lr_scales(self.module))

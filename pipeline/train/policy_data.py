@@ -15,11 +15,12 @@ from torch.utils.data import Dataset
 from data_specs.actions import CHUNK_COLUMN, CHUNK_NAME, CHUNK_PAD_COLUMN, CHUNK_PAD_NAME
 from data_specs.arrays import Array
 from data_specs.batches import PolicyBatch
-from pipeline.config import RequestError, SplitSection, TrainSection
+from pipeline.config import RequestError, SplitSection
 from pipeline.store.pixels import decode_images
 from pipeline.store.statistics import robot_summary
 from pipeline.train.data import Stream, StreamSampler, load_ahead, spread
 from pipeline.train.policy_codes import CodesOfFrames
+from pipeline.train.policy_recipe import PolicyRecipe
 from pipeline.train.policy_sections import DemonstrationsSection, MomentsSection
 from pipeline.train.policy_stores import LANGUAGE_COLUMN, PolicyStores, lacking_columns, task_groups
 from pipeline.train.split import Split, labelled_clips, split_clips
@@ -95,7 +96,9 @@ class Chosen:
 
 
 class PolicyData:
-    """Training and validation batches of `stores` for a model that reads `columns`.
+    """Training and validation batches of `stores` by a recipe, for a model that reads `columns`.
+
+    `horizon` steps of action are learned, or `codes` where there are some.
 
     Raises RequestError when a store lacks what the model reads or learns, or nothing is left to train on.
     """
@@ -103,26 +106,22 @@ class PolicyData:
     def __init__(
         self,
         stores: PolicyStores,
+        recipe: PolicyRecipe,
         columns: Sequence[str],
         *,
         horizon: int,
-        codes: CodesOfFrames | None,
-        moments: MomentsSection,
-        labels: DemonstrationsSection,
-        split: SplitSection,
-        section: TrainSection,
-        seed: int,
+        codes: CodesOfFrames | None = None,
     ) -> None:
-        self.stores, self._section = stores, section
+        self.stores, self._section = stores, recipe.train
         steps = 0 if codes is not None else horizon
-        if lacking := lacking_columns(stores, columns, chunk=steps):
+        if lacking := lacking_columns(stores, columns, chunk=steps, encoders=recipe.encoders.behind()):
             raise RequestError(f"The store at {stores.named} lacks what the model needs. " + "; ".join(lacking) + ".")
         _refuse_mixed_pictures(stores, columns)
         self._robot = stores.sizes.state > 0, steps > 0
-        self.chosen = _choose(stores, codes, labels, split)
-        self._held_out = spread(self.chosen.held_out, section.validate_samples)
+        self.chosen = _choose(stores, codes, recipe.labels, recipe.split)
+        self._held_out = spread(self.chosen.held_out, recipe.train.validate_samples)
         self.reader = PolicyReader(stores, columns, horizon=steps, codes=codes)
-        self._stream = Stream(self.chosen.train, seed, chances(stores, self.chosen.train, moments))
+        self._stream = Stream(self.chosen.train, recipe.seed, chances(stores, self.chosen.train, recipe.data))
 
     def batches(self, plan: BatchPlan) -> Iterator[PolicyBatch]:
         """Training batches from the plan's start on, without end."""

@@ -53,10 +53,28 @@ class BackboneSection(Config):
     """The first weights of ACT's ResNet.
 
     `weights`: a Hub repository in the layout of `transformers`, a local file or folder, or empty for random ones, of
-    which a warning says so. `fallback`: others with commas between, tried in their order where the first cannot be
-    had; the choice is recorded.
+    which a note says so. `A|B` names a fallback: B where A cannot be had; which it was is recorded.
     """
 
     weights: str = ""
     revision: str = "main"
-    fallback: str = ""
+
+
+class EncodersSection(Config):
+    """The frozen models that a recipe's store is made with, where the store does not say it itself: for
+    `--print-model`, and for what to do when a store lacks a column.
+    """
+
+    text: str = "Qwen/Qwen3-0.6B-Base"
+    tower: str = "facebook/dinov2-base"
+    concerto: str = "Pointcept/Concerto/concerto_base.pth"
+    vggt: str = "facebook/VGGT-1B"
+
+    def behind(self) -> dict[str, str]:
+        """The model behind each column."""
+        return {
+            "language": self.text,
+            "vision/dinov2": self.tower,
+            "tokens": self.concerto,
+            "vision/vggt": self.vggt,
+        }

@@ -232,18 +232,21 @@ def task_groups(stores: PolicyStores, clips: Array, by: Literal["text", "key"]) 
     return np.unique(np.array(names, dtype=object), return_inverse=True)[1]
 
 
-def lacking_columns(stores: PolicyStores, columns: Sequence[str], *, chunk: int) -> list[str]:
+def lacking_columns(
+    stores: PolicyStores, columns: Sequence[str], *, chunk: int, encoders: Mapping[str, str]
+) -> list[str]:
     """A sentence for each column that a store lacks, with what makes it: overrides of `cla extract`.
 
     Args:
         stores: what there is.
         columns: what the model reads.
         chunk: steps of action that it learns, 0 for none.
+        encoders: the frozen model that the recipe is made for, by column.
     """
     there = set(stores.columns())
-    sentences = [f"{name}: {_remedy(name)}" for name in columns if name not in there]
+    sentences = [f"{name}: {_remedy(name, encoders)}" for name in columns if name not in there]
     if chunk and CHUNK_PAD_COLUMN not in there:
-        sentences.append(f"{CHUNK_COLUMN}: {_remedy(CHUNK_COLUMN, chunk)}")
+        sentences.append(f"{CHUNK_COLUMN}: {_remedy(CHUNK_COLUMN, encoders, chunk)}")
     elif chunk > stores.chunk > 0:
         sentences.append(
             f"{CHUNK_COLUMN} of {chunk} steps: the store's chunks have {stores.chunk}; extract with robot.chunk={chunk}"
@@ -252,16 +255,17 @@ def lacking_columns(stores: PolicyStores, columns: Sequence[str], *, chunk: int)
     return sentences
 
 
-def _remedy(column: str, chunk: int = 0) -> str:
+def _remedy(column: str, encoders: Mapping[str, str], chunk: int = 0) -> str:
     kind, _, name = column.partition("/")
     if column == CHUNK_COLUMN:
         return f"extract a dataset of a robot with robot.chunk={chunk}"
     if column == LANGUAGE_COLUMN:
-        return "extract with text.weights=Qwen/Qwen3-0.6B-Base, or train a policy without (model.language.channels=0)"
+        return f"extract with text.weights={encoders.get(column, 'NAME')}, or train without (model.language.channels=0)"
     if column == "state":
         return "extract a dataset of a robot, or train a policy without (model.state=0)"
     if column.startswith(VISION):
-        return f"extract with vision.{name}.weights=…"
+        made = "vision.vggt=true" if name == "vggt" else f"vision.towers={name}={encoders.get(column, 'WEIGHTS')}"
+        return f"extract with {made}"
     if column.startswith(VIEWS):
         return f"extract with dataset.views={name}, where the dataset has such a camera"
     return f"this version of `cla extract` has no {kind} of that name; extract again"

@@ -27,6 +27,10 @@ class Reporter(ABC):
     def warn(self, text: str) -> None:
         """Show a warning."""
 
+    @abstractmethod
+    def note(self, text: str) -> None:
+        """Show a fact that is worth knowing."""
+
 
 class SilentReporter(Reporter):
     """Shows nothing: for tests, and for all processes of a run but the main one."""
@@ -38,6 +42,9 @@ class SilentReporter(Reporter):
         """Nothing."""
 
     def warn(self, text: str) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
         """Nothing."""
 
 
@@ -64,6 +71,10 @@ class JsonReporter(Reporter):
     def warn(self, text: str) -> None:
         """Write a line."""
         self._write({"event": "warning", "text": text})
+
+    def note(self, text: str) -> None:
+        """Write a line."""
+        self._write({"event": "note", "text": text})
 
     def _write(self, line: Mapping[str, object]) -> None:
         self.stream.write(json.dumps(line) + "\n")
@@ -94,6 +105,10 @@ class BarReporter(Reporter):
     def warn(self, text: str) -> None:
         """A line above the bar."""
         self.progress.console.print(f"warning: {text}", highlight=False)
+
+    def note(self, text: str) -> None:
+        """A line above the bar."""
+        self.progress.console.print(text, highlight=False)
 
 
 @contextmanager

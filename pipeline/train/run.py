@@ -71,7 +71,7 @@ class Run:
     def typed_recipe(self) -> TrainRecipe:
         """The recipe as its own type. FailedError when this version of the program reads it otherwise."""
         try:
-            recipe: TrainRecipe = _task_type(self.task).recipe_type.model_validate(self.config)
+            recipe: TrainRecipe = _task_type(self.task).read_recipe(self.config)
         except ValidationError as error:
             raise self._unknown([".".join(map(str, problem["loc"])) for problem in error.errors()]) from error
         mine, theirs = leaf_values(recipe.model_dump(mode="json")), leaf_values(self.config)
@@ -107,4 +107,8 @@ def _task_type(name: str) -> Any:
         from pipeline.train.laq import LaqTask
 
         return LaqTask
+    if name == "vla":
+        from pipeline.train.vla import VlaTask
+
+        return VlaTask
     raise RequestError(f"This version of concerto-laq knows no task {name!r}: its runs cannot be used for this.")

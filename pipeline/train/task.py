@@ -89,6 +89,11 @@ class Task(ABC, Generic[BatchT]):
     recipe: TrainRecipe
 
     @classmethod
+    def read_recipe(cls, values: Mapping[str, Any]) -> TrainRecipe:
+        """The recipe that a run has kept. pydantic's ValidationError when this version reads it otherwise."""
+        return cls.recipe_type.model_validate(values)
+
+    @classmethod
     @abstractmethod
     def model_of(cls, recipe: Any) -> nn.Module:
         """The model of a recipe of this task, with fresh weights from torch's global generator."""
@@ -100,6 +105,10 @@ class Task(ABC, Generic[BatchT]):
         keys of both sides of the split) into `split.json`.
         """
         return {}
+
+    def notes(self) -> list[str]:
+        """Sentences for the user about what a new run starts from and what it leaves out."""
+        return []
 
     def start(self, model: Any, device: torch.device) -> None:
         """Before the first step of a new run (never on resume): for example a codebook from data.

@@ -23,6 +23,8 @@ COMMANDS = [
     ["demo"],
     ["sim", "record"],
     ["train", "tiny-frozen"],
+    ["train", "laq"],
+    ["train", "vla"],
     ["bench", "extract"],
     ["bench", "store"],
     ["bench", "points"],

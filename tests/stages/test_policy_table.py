@@ -39,12 +39,21 @@ def test_full_sizes_are_those_of_the_recipes() -> None:
 
 
 def test_the_sizes_of_the_frozen_models_are_those_of_their_configs() -> None:
-    from transformers import Dinov2Config, Dinov2Model, Qwen3Config, Qwen3Model
+    from transformers import (
+        BertConfig,
+        BertModel,
+        CLIPTextConfig,
+        CLIPTextModel,
+        Dinov2Config,
+        Dinov2Model,
+        Qwen3Config,
+        Qwen3Model,
+    )
 
-    from stages.concerto.config import ConcertoConfig
+    from stages.concerto.config import TINY, ConcertoConfig
     from stages.concerto.model import PointTransformerV3
     from stages.vggt.aggregator import Aggregator
-    from stages.vggt.config import VGGTConfig
+    from stages.vggt.config import VGGT_TINY, VGGTConfig
 
     qwen = Qwen3Config(
         vocab_size=151_936,
@@ -55,8 +64,14 @@ def test_the_sizes_of_the_frozen_models_are_those_of_their_configs() -> None:
         num_key_value_heads=8,
         head_dim=128,
     )
+    mini = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+    clip = CLIPTextConfig(hidden_size=512, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=8)
     with torch.device("meta"):
         models: dict[str, nn.Module] = {
+            "sentence-transformers/all-MiniLM-L6-v2": BertModel(mini),
+            "laion/CLIP-ViT-B-32-laion2B-s34B-b79K": CLIPTextModel(clip),
+            "builtin:concerto_tiny": PointTransformerV3(TINY),
+            "builtin:vggt_tiny": Aggregator(VGGT_TINY),
             "Qwen/Qwen3-0.6B-Base": Qwen3Model(qwen),
             "facebook/dinov2-base": Dinov2Model(Dinov2Config(image_size=518)),
             "facebook/VGGT-1B": Aggregator(VGGTConfig()),

@@ -25,6 +25,7 @@ from pipeline.store import writer
 from pipeline.store.loader import Store
 from pipeline.train import policy_data
 from pipeline.train.policy_data import PolicyData
+from pipeline.train.policy_recipe import VlaRecipe
 from pipeline.train.policy_sections import DemonstrationsSection, MomentsSection
 from pipeline.train.policy_stores import PolicyStores
 from pipeline.train.task import BatchPlan
@@ -46,17 +47,17 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def data(
-    *stores: Store, columns: tuple[str, ...] = COLUMNS, horizon: int = 4, seed: int = 0, **more: Any
+    *stores: Store,
+    columns: tuple[str, ...] = COLUMNS,
+    horizon: int = 4,
+    workers: int = 0,
+    samples: int = 100,
+    **more: Any,
 ) -> PolicyData:
-    section = TrainSection(batch=4, workers=more.pop("workers", 0), validate_samples=more.pop("validate_samples", 100))
-    sections: dict[str, Any] = {
-        "codes": None,
-        "moments": MomentsSection(),
-        "labels": DemonstrationsSection(),
-        "split": SplitSection(),
-    }
-    stores_ = PolicyStores(stores)
-    return PolicyData(stores_, columns, horizon=horizon, section=section, seed=seed, **{**sections, **more})
+    """Of a recipe with these sections."""
+    section = TrainSection(batch=4, workers=workers, validate_samples=samples)
+    recipe = VlaRecipe(name="test", train=section, **more)
+    return PolicyData(PolicyStores(stores), recipe, columns, horizon=horizon)
 
 
 def taken(made: PolicyData, count: int, **plan: int) -> list[list[int]]:
@@ -138,7 +139,7 @@ def test_balance_draws_tasks_equally_often(store: Store) -> None:
     records = [demonstration(f"s0-{i:06d}-pick", text=TEXTS["pick"], seed=i) for i in range(2)]
     records += [demonstration(f"s0-{i:06d}-reach", frames=9, text=TEXTS["reach"], seed=i) for i in range(2, 8)]
     for by in ("text", "key"):
-        made = data(store, moments=MomentsSection(balance=by))
+        made = data(store, data=MomentsSection(balance=by))
         counts = Counter(_task(made, frame) for batch in taken(made, 450) for frame in batch)
         assert len(counts) == 3
         assert max(counts.values()) / min(counts.values()) < 1.25, (by, counts)
@@ -153,7 +154,7 @@ def test_an_unbalanced_store_is_balanced(tmp_path: Path) -> None:
     records += [demonstration(f"s0-{i:06d}-reach", frames=9, text=TEXTS["reach"], seed=i) for i in range(2, 8)]
     made = data(policy_store(tmp_path / "s", records))
     plain = Counter(_task(made, frame) for batch in taken(made, 90) for frame in batch)
-    made = data(made.stores.stores[0], moments=MomentsSection(balance="key"))
+    made = data(made.stores.stores[0], data=MomentsSection(balance="key"))
     even = Counter(_task(made, frame) for batch in taken(made, 450) for frame in batch)
     assert plain["reach"] / plain["pick"] > 5
     assert 0.85 < even["reach"] / even["pick"] < 1.18
@@ -182,17 +183,17 @@ def test_several_stores_are_one_stream(store: Store, other: Store) -> None:
 
 
 def test_weights_are_the_shares_of_the_stores(store: Store, other: Store) -> None:
-    made = data(store, other, moments=MomentsSection(weights=(1.0, 3.0)))
+    made = data(store, other, data=MomentsSection(weights=(1.0, 3.0)))
     frames = np.array([frame for batch in taken(made, 450) for frame in batch])
     assert 0.70 < (frames >= store.num_frames).mean() < 0.80
-    made = data(store, other, moments=MomentsSection(weights=(1.0, 1.0), balance="key"))
+    made = data(store, other, data=MomentsSection(weights=(1.0, 1.0), balance="key"))
     frames = np.array([frame for batch in taken(made, 450) for frame in batch])
     assert 0.45 < (frames >= store.num_frames).mean() < 0.55
     mine = Counter(_task(made, int(frame)) for frame in frames[frames < store.num_frames])
     assert max(mine.values()) / min(mine.values()) < 1.3
     for weights in ((1.0,), (1.0, 0.0)):
         with pytest.raises(RequestError, match="one above 0 for each"):
-            data(store, other, moments=MomentsSection(weights=weights))
+            data(store, other, data=MomentsSection(weights=weights))
 
 
 def test_a_share_of_the_clips_is_labelled(store: Store) -> None:
@@ -211,7 +212,7 @@ def test_a_share_of_the_clips_is_labelled(store: Store) -> None:
 
 
 def test_validation_is_spread_over_the_held_out_moments(store: Store) -> None:
-    made = data(store, validate_samples=4)
+    made = data(store, samples=4)
     batches = list(made.validation_batches(0, 1))
     assert [len(batch) for batch in batches] == [4]
     assert set(batches[0].frames.index.tolist()) <= set(made.chosen.held_out.tolist())
@@ -228,7 +229,7 @@ def test_sizes_are_those_of_the_stores(store: Store) -> None:
 @pytest.mark.parametrize(
     ("columns", "horizon", "sentence"),
     [
-        (("vision/siglip",), 4, r"vision/siglip: extract with vision\.siglip"),
+        (("vision/siglip",), 4, r"vision/siglip: extract with vision\.towers=siglip=WEIGHTS"),
         (("views/front",), 4, r"views/front: extract with dataset\.views=front"),
         (
             COLUMNS,
