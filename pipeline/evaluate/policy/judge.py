@@ -120,7 +120,8 @@ def _actor(request: JudgeRequest, spec: EnvironmentSpec) -> _Actor:
 
 
 def _run_actor(request: JudgeRequest, spec: EnvironmentSpec) -> _Actor:
-    from pipeline.evaluate.policy.live import LiveEyes, RunPolicy
+    from pipeline.evaluate.policy.acting import RunPolicy
+    from pipeline.evaluate.policy.live import LiveEyes
     from pipeline.evaluate.policy.loading import LoadedPolicy
 
     assert request.run is not None

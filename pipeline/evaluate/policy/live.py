@@ -1,27 +1,20 @@
-"""The frozen models of a run on live observations, and the policy that is asked about what they say.
+"""The frozen models of a run on live observations, in the processes that hold the environments.
 
-A process that holds slots encodes what its environments show, one observation at a time, as extraction does; the policy
-is asked about all of them at once.
+An observation is encoded by itself, as extraction does with `robot.live`; nothing of the policy is imported here.
 """
 
 import pickle
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from data_specs.arrays import Array
-from data_specs.batches import FrameBatch, LanguageBatch, PolicyBatch
+from data_specs.batches import FrameBatch, LanguageBatch
 from data_specs.shards import ModelRecord
 from pipeline.config import ExtractRecipe
-from pipeline.evaluate.policy.collate import join
 from pipeline.evaluate.policy.environment import Observation
 from pipeline.evaluate.policy.sight import Sight
-from pipeline.evaluate.policy.trials import Look
 from pipeline.extract.live import LANGUAGE, LiveEncoder
-from pipeline.train.policy_data import with_pictures
-from stages.draw import Draw
 
 if TYPE_CHECKING:
     from pipeline.evaluate.policy.loading import LoadedPolicy
@@ -81,32 +74,3 @@ class _LiveEyes:
         finally:
             torch.set_num_threads(threads)
         return pickle.dumps((frames, language))
-
-
-class RunPolicy:
-    """A loaded policy that acts; `seed` is that of heads that draw."""
-
-    def __init__(self, loaded: "LoadedPolicy", seed: int) -> None:
-        self._loaded, self._seed, self._asked = loaded, seed, 0
-
-    @property
-    def horizon(self) -> int:
-        """Steps of a chunk."""
-        return self._loaded.horizon
-
-    @torch.inference_mode()
-    def act(self, looks: Sequence[Look]) -> Array:
-        """Chunks f4 [B,H,A] for the moments seen."""
-        batch = policy_batch([pickle.loads(look.seen) for look in looks])
-        device = self._loaded.device
-        draw = Draw.whole(len(looks), seed=self._seed, step=self._asked, device=device)
-        self._asked += 1
-        chunks: Array = self._loaded.model.act(batch.to(device), draw).float().cpu().numpy()
-        return chunks
-
-
-def policy_batch(moments: Sequence[Any]) -> PolicyBatch:
-    """Moments as a batch without actions, as training's are: pictures decoded."""
-    frames, languages = zip(*moments, strict=True)
-    language = None if languages[0] is None else join(languages)
-    return with_pictures(PolicyBatch(frames=join(frames), language=language))

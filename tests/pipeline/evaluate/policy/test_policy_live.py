@@ -10,9 +10,10 @@ from batch_equality import assert_equal
 
 from data_specs.records import BadClip
 from pipeline.config import ExtractRecipe, RequestError, override
+from pipeline.evaluate.policy.acting import policy_batch
 from pipeline.evaluate.policy.environment import EnvironmentOptions, EnvironmentSpec
 from pipeline.evaluate.policy.libero import LIBERO
-from pipeline.evaluate.policy.live import LiveEyes, policy_batch
+from pipeline.evaluate.policy.live import LiveEyes
 from pipeline.evaluate.policy.sight import Sight
 from pipeline.evaluate.policy.tabletop import TABLETOP, TabletopEnvironment
 from pipeline.extract.progress import Reporter, Tally
