@@ -94,7 +94,8 @@ def _moments_with_actions(stores: PolicyStores, clips: Array) -> Array:
 def _refuse_misfit(loaded: LoadedPolicy, stores: PolicyStores) -> None:
     """RequestError unless a store has what a policy reads, of the same robot and by the same frozen models."""
     where = f"the run at {loaded.run.path}"
-    if lacking := lacking_columns(stores, loaded.columns, chunk=loaded.horizon):
+    encoders = {"language" if model.role == "text" else model.role: model.name for model in loaded.models}
+    if lacking := lacking_columns(stores, loaded.columns, chunk=loaded.horizon, encoders=encoders):
         raise RequestError(f"The store at {stores.named} lacks what {where} needs. " + "; ".join(lacking) + ".")
     trained, sizes = loaded.run.store.get("sizes", {}), stores.sizes
     for symbol, what, found in (("A", "actions", sizes.action), ("S", "states", sizes.state)):
