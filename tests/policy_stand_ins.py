@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from data_specs.arrays import Array
+from data_specs.records import BadClip
 from pipeline.evaluate.policy.environment import Observation
 from pipeline.evaluate.policy.trials import Look
 
@@ -48,6 +49,26 @@ class _Deadly:
             if self._maker.hang:
                 time.sleep(300)
             os.kill(os.getpid(), signal.SIGKILL)
+        return key, observation.state, {}
+
+
+@dataclass(frozen=True)
+class DimEyes:
+    """Cannot use a moment after `step` steps."""
+
+    step: int
+
+    def __call__(self) -> "_Dim":
+        return _Dim(self.step)
+
+
+class _Dim:
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def __call__(self, observation: Observation, key: str) -> Any:
+        if int(key.rpartition("-")[2]) >= self._step:
+            raise BadClip(key, "frame 0 has 3 usable points")
         return key, observation.state, {}
 
 

@@ -92,7 +92,7 @@ def judge(request: JudgeRequest, progress: Progress = lambda _done, _total: None
         results=rolled.results,
         seconds=rolled.seconds,
         seconds_of=seconds_of,
-        warnings=(*actor.warnings, *_problems(rolled.results)),
+        warnings=(*actor.warnings, *problems(rolled.results)),
     )
 
 
@@ -140,7 +140,8 @@ def _run_actor(request: JudgeRequest, spec: EnvironmentSpec) -> _Actor:
     )
 
 
-def _problems(results: tuple[TrialResult, ...]) -> tuple[str, ...]:
+def problems(results: tuple[TrialResult, ...]) -> tuple[str, ...]:
+    """A sentence when there were observations that the frozen models cannot use."""
     bad = [result for result in results if result.problem]
     if not bad:
         return ()

@@ -4,13 +4,13 @@ from contextlib import closing
 
 import numpy as np
 import pytest
-from policy_stand_ins import Broken, DeadlyEyes, Downwards, StateEyes
+from policy_stand_ins import Broken, DeadlyEyes, DimEyes, Downwards, StateEyes
 
 from pipeline.config import FailedError, RequestError
 from pipeline.evaluate.policy.environment import EnvironmentOptions
 from pipeline.evaluate.policy.execution import Execution
 from pipeline.evaluate.policy.hands import LocalHands, ProcessHands
-from pipeline.evaluate.policy.judge import JudgeRequest, judge
+from pipeline.evaluate.policy.judge import JudgeRequest, judge, problems
 from pipeline.evaluate.policy.references import RandomPolicy
 from pipeline.evaluate.policy.rollout import RollOut, roll_out
 from pipeline.evaluate.policy.slots import EyesMaker, SlotsSetup
@@ -78,6 +78,14 @@ def test_what_goes_wrong_in_a_process_is_told_as_it_was() -> None:
 def test_actions_that_are_not_finite_are_refused() -> None:
     with pytest.raises(FailedError, match="not finite at step 0 of episode 0 of push"):
         roll(Broken(), LocalHands(setup(StateEyes())))
+
+
+def test_an_observation_that_cannot_be_used_ends_an_episode_and_is_told() -> None:
+    rolled = roll(Downwards(), LocalHands(setup(DimEyes(step=3))))
+    assert [(r.steps, r.success, r.problem) for r in rolled.results] == [(3, False, "frame 0 has 3 usable points")] * 4
+    (told,) = problems(rolled.results)
+    assert told.startswith("4 of 4 episodes ended, as failures") and "3 usable points" in told
+    assert problems(roll(Downwards(), LocalHands(setup(StateEyes()))).results) == ()
 
 
 def test_random_actions_are_of_each_episode_and_step_their_own() -> None:
