@@ -14,7 +14,9 @@ class Source(Protocol):
     """A dataset: constructed as `Class(root: Path | None, split: str | None, options: Mapping[str, str])`.
 
     A source is picklable and small when pickled: workers get a copy and read the clips that they are told to. The
-    constructor raises ValueError for a split or an option that it does not know.
+    constructor raises ValueError for a split or an option that it does not know. A class attribute `root_suffixes`
+    names the suffixes of files that may stand for a folder as `root`. An instance's `spec` may say more than the
+    class's, where a dataset's files tell their own widths and splits.
     """
 
     @property
