@@ -1,12 +1,15 @@
 """Small stores of made-up demonstrations: states, chunks of actions, instructions, further cameras, frozen encoders."""
 
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from store_factory import small_manifest, small_record, write_shards
@@ -15,6 +18,7 @@ from data_specs.actions import ACTION_PATH_NAME, CHUNK_NAME, CHUNK_PAD_NAME, STA
 from data_specs.arrays import Array
 from data_specs.records import ClipRecord, Images, exclusive_sum
 from data_specs.shards import ModelRecord
+from pipeline.label_file import KEY
 from pipeline.store import open_store
 from pipeline.store.language import LanguageTable, write_language
 from pipeline.store.layout import StoreLayout
@@ -25,6 +29,32 @@ LANGUAGE, WRIST = 12, (20, 28)
 VISION = {"dinov2": (9, 16), "vggt": (9, 20)}
 TEXTS = {"reach": "reach the red block", "push": "push the green block to the left", "pick": "pick up the blue block"}
 TEXT_MODEL = ModelRecord(role="text", name="random:0", revision="", sha256="", random=True)
+
+SMALL = [
+    "model.dim=16",
+    "model.depth=1",
+    "model.heads=2",
+    "model.hidden=16",
+    "model.queries=4",
+    "model.horizon=4",
+    "model.language.hidden=16",
+    "model.chunk.hidden=16",
+    "model.latent.hidden=16",
+    "model.latent.tokens=2",
+    "model.latent.codes=16",
+    "model.vision.concerto.dim=16",
+    "model.vision.concerto.layers=1",
+    "model.vision.concerto.heads=2",
+    "model.vision.concerto.hidden=16",
+    "model.vision.concerto.grid=4",
+    "train.steps=4",
+    "train.batch=4",
+    "train.warmup=8",
+    "train.workers=0",
+    "train.log_every=1",
+    "train.validate_every=2",
+]
+"""Overrides that make any VLA recipe tiny and 4 steps long."""
 
 
 def demonstration(
@@ -100,3 +130,27 @@ def policy_store(
     layout.write_index()
     layout.write_rejected()
     return open_store(str(path))
+
+
+def label_file(path: Path, store: Store, *, skip: int = 1, offset: float = 0.5, sha: str = "aa", **more: Any) -> Path:
+    """Codes of all frames of a store but the last `skip` of each clip, a function of clip and frame."""
+    keys = store.clips["key"].to_pylist()
+    rows = [(key, i) for c, key in enumerate(keys) for i in range(len(store.frames(c)) - skip)]
+    tokens, codes = more.get("tokens", 2), more.get("codes", 16)
+    table = pa.table(
+        {
+            "clip": [key for key, _ in rows],
+            "frame": np.array([i for _, i in rows], dtype=np.int32),
+            **{
+                f"code_{k}": np.array([(7 * i + len(key) + k) % codes for key, i in rows], np.int16)
+                for k in range(tokens)
+            },
+        }
+    )
+    facts = {
+        "run": {"name": "laq", "step": 10, "weights_sha256": sha, "store_digest": "dd"},
+        "store": {"digest": more.get("digest", store.digest), "split": None},
+        "offset_seconds": offset,
+    }
+    pq.write_table(table.replace_schema_metadata({KEY: json.dumps(facts)}), path)
+    return path

@@ -1,6 +1,7 @@
 """Starts or resumes a run: answers what cannot be, then hands over to the loop."""
 
 import importlib.metadata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -91,10 +92,15 @@ def _resumed(folder: RunFolder, new: RunRecord) -> RunRecord:
             "the same ones to --resume (or none: the run knows its recipe), replace the run by --overwrite, or name "
             "another --out."
         )
-    if old.store.get("digest") != new.store.get("digest"):
+    refuse_other_data(folder.path, old.store, new.store)
+    return new
+
+
+def refuse_other_data(run: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """RequestError unless what two runs say of their stores is of the same content."""
+    if old.get("digest") != new.get("digest"):
         raise RequestError(
-            f"The run at {folder.path} was trained on other data (store {old.store.get('url')}, digest "
-            f"{str(old.store.get('digest'))[:12]}; this one has {str(new.store.get('digest'))[:12]}): give that store "
+            f"The run at {run} was trained on other data (store {old.get('url')}, digest "
+            f"{str(old.get('digest'))[:12]}; this one has {str(new.get('digest'))[:12]}): give that store "
             "to --resume, or name another --out."
         )
-    return new

@@ -27,6 +27,7 @@ from pipeline.train.split import Split, labelled_clips, split_clips
 from pipeline.train.task import BatchPlan
 
 _SHOWN = 3
+_FIRST_BATCH = 32
 
 
 class PolicyReader(Dataset[PolicyBatch]):
@@ -128,10 +129,10 @@ class PolicyData:
         return load_ahead(self.reader, StreamSampler(self._stream, plan), self._section)
 
     def first(self, samples: int) -> Iterator[PolicyBatch]:
-        """Batches of the first moments of the stream, at least so many: the same in every process."""
-        size = self._section.batch
-        for start in range(0, min(samples, len(self.chosen.train)), size):
-            yield self.reader[self._stream.take(range(start, start + size))]
+        """Batches of the first so many moments of the stream: the same in every process, whatever its batch."""
+        count = min(samples, len(self.chosen.train))
+        for start in range(0, count, _FIRST_BATCH):
+            yield self.reader[self._stream.take(range(start, min(start + _FIRST_BATCH, count)))]
 
     def validation_batches(self, rank: int, world: int) -> Iterable[PolicyBatch]:
         """Batches of moments of held-out clips, in their order."""

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -233,7 +234,11 @@ def task_groups(stores: PolicyStores, clips: Array, by: Literal["text", "key"]) 
 
 
 def lacking_columns(
-    stores: PolicyStores, columns: Sequence[str], *, chunk: int, encoders: Mapping[str, str]
+    stores: PolicyStores,
+    columns: Sequence[str],
+    *,
+    chunk: int,
+    encoders: Mapping[str, str] = MappingProxyType({}),
 ) -> list[str]:
     """A sentence for each column that a store lacks, with what makes it: overrides of `cla extract`.
 

@@ -9,7 +9,7 @@ from data_specs.shards import ModelRecord
 from pipeline.config import RequestError, override
 from pipeline.recipes import vla_recipe
 from pipeline.train.first_weights import BackboneWeights, TrunkOfRun
-from pipeline.train.launch import TrainRequest, train
+from pipeline.train.launch import TrainRequest, refuse_other_data, train
 from pipeline.train.loop import TrainSummary
 from pipeline.train.policy_codes import CodesOfFrames, codes_of_frames, refuse_other_codes
 from pipeline.train.policy_data import PolicyData
@@ -141,7 +141,9 @@ def _resumed_task(recipe: PolicyRecipe, sources: VlaSources, out: Path) -> VlaTa
     codes = sources.codes or tuple(Path(name) for name in known.get("files", ()))
     example = not any(stores)
     if not example:
-        _refuse_other_robot(run, PolicyStores.open(stores))
+        opened = PolicyStores.open(stores)
+        _refuse_other_robot(run, opened)
+        refuse_other_data(out, run.store, opened.describe())
     task = open_task(recipe, VlaSources(stores=stores, codes=codes, example=example))
     if known:
         refuse_other_codes(known, dict(task.describe()["store"]["codes"]), out)
