@@ -23,7 +23,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def test_from_codes_to_a_policy(store: Store, tmp_path: Path) -> None:
     url, latent, out = store.layout.url, tmp_path / "latent", tmp_path / "run"
     codes = label_file(tmp_path / "codes.parquet", store)
-    common = ["train", "vla", "--store", url, "--recipe", "tabletop_vla_3d", "--json", *SMALL]
+    common = ["train", "vla", "--store", url, "--recipe", "vla_3d", "--json", *SMALL]
     first = cla(*common, "--out", latent, "--codes", codes, "objective=latent")
     assert first.exit_code == 0, first.output
     assert json.loads(first.stdout)["task"] == "vla"
@@ -43,7 +43,7 @@ def test_from_codes_to_a_policy(store: Store, tmp_path: Path) -> None:
 def test_several_stores_with_weights(store: Store, tmp_path: Path) -> None:
     other = policy_store(tmp_path / "b", demonstrations(4), seed=2)
     arguments = ["train", "vla", "--store", store.layout.url, "--store", other.layout.url, "--out", tmp_path / "run"]
-    arguments += ["--recipe", "tabletop_vla_3d", *SMALL, "train.steps=1"]
+    arguments += ["--recipe", "vla_3d", *SMALL, "train.steps=1"]
     result = cla(*arguments, "--weight", "1", "--weight", "3")
     assert result.exit_code == 0, result.output
     assert Run.open(tmp_path / "run").config["data"]["weights"] == [1.0, 3.0]
@@ -54,8 +54,8 @@ def test_several_stores_with_weights(store: Store, tmp_path: Path) -> None:
 
 def test_made_up_data_trains_without_a_store(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    given = ["train.batch=2", "train.validate_every=2", *SMALL[:16]]
-    result = cla("train", "vla", "--example", "--recipe", "tabletop_vla_3d", "--out", out, "train.steps=2", *given)
+    given = ["train.batch=2", "train.validate_every=2", *SMALL[:16], "train.precision=float32"]
+    result = cla("train", "vla", "--example", "--recipe", "vla_3d", "--out", out, "train.steps=2", *given)
     assert result.exit_code == 0, result.output
     resumed = cla("train", "vla", "--resume", "--out", out, "train.steps=4")
     assert resumed.exit_code == 0 and "4 steps" in resumed.stdout
@@ -121,7 +121,7 @@ def test_a_wrong_request_is_a_sentence_and_exits_2(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], sentence: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    recipe = [] if "--recipe" in arguments or "--resume" in arguments else ["--recipe", "tabletop_vla_3d", *SMALL]
+    recipe = [] if "--recipe" in arguments or "--resume" in arguments else ["--recipe", "vla_3d", *SMALL]
     given = ["backbone.weights=", "model.cameras=front"] if arguments == ["--recipe", "act"] else []
     result = cla("train", "vla", "--store", store.layout.url, "--out", "x", *recipe, *arguments, *given)
     assert result.exit_code == 2, result.output

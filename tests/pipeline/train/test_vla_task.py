@@ -27,7 +27,7 @@ from stages.draw import Draw
 from stages.vla import VLA
 
 
-def small(*assignments: str, name: str = "tabletop_vla_3d") -> PolicyRecipe:
+def small(*assignments: str, name: str = "vla_3d") -> PolicyRecipe:
     return override(vla_recipe(name), [*SMALL, *assignments])
 
 
