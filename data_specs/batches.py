@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from data_specs.examples import example_record
-from data_specs.shards import GRID
+from data_specs.shards import ARRAYS, GRID
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -408,6 +408,12 @@ def pack(family: str, arrays: dict[str, Any]) -> Batch:
         dtype = _DTYPES.get(f"{family}/{name}")
         tensors[name] = torch.from_numpy(array) if dtype is None else torch.from_numpy(array.astype(_NUMPY[dtype]))
     return BATCHES[family](**tensors)
+
+
+def batch_dtype(name: str) -> Any:
+    """The numpy dtype that array `name` of a shard has in a batch."""
+    wide = _DTYPES.get(name)
+    return ARRAYS[name].dtype if wide is None else _NUMPY[wide]
 
 
 _NUMPY = {torch.int32: "int32", torch.int64: "int64"}

@@ -8,17 +8,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from data_specs.arrays import Array
-from data_specs.batches import BATCHES, FrameBatch, ImageBatch, pack
+from data_specs.batches import BATCHES, FrameBatch, ImageBatch, PointBatch, batch_dtype, pack
 from data_specs.records import exclusive_sum
 from data_specs.shards import ARRAYS, EXTRA, VIEWS, VISION, offset_name
 from pipeline.config import suggest
 from pipeline.store.columns import view_names
+from pipeline.store.decode import Unpacking, unpack_all
 from pipeline.store.shard import ShardReader
 
 COLUMNS = (*BATCHES, "state", "action", "is_pad")
-"""What a batch can hold, beside `extra/NAME`, `vision/NAME` and `views/NAME`."""
+"""What a batch can hold, beside `points/NAME`, `camera/NAME`, `extra/NAME`, `vision/NAME` and `views/NAME`."""
 
 _MEMBERS = {
     family: [name for name in ARRAYS if name.startswith(f"{family}/") and not name.endswith("/offset")]
@@ -36,6 +38,8 @@ def assemble(places: Sequence[Place], columns: Sequence[str], *, index: Array, t
         prefix, _, name = column.partition("/")
         if column in BATCHES:
             values[column] = _family(places, column)
+        elif column in _MEMBERS["points"] or column in _MEMBERS["camera"]:
+            values["extra"] |= _unpacked(places, [column])
         elif column in COLUMNS:
             values[column] = torch.from_numpy(_rows(places, column))
         elif column.startswith((EXTRA, VISION)):
@@ -44,8 +48,8 @@ def assemble(places: Sequence[Place], columns: Sequence[str], *, index: Array, t
             values[prefix][name] = _pictures(places, column)
         else:
             raise ValueError(
-                f"unknown column {column!r}.{suggest(column, COLUMNS)} There are: {', '.join(COLUMNS)}, extra/NAME, "
-                "vision/NAME, views/NAME"
+                f"unknown column {column!r}.{suggest(column, COLUMNS)} There are: {', '.join(COLUMNS)}, points/NAME, "
+                "camera/NAME, extra/NAME, vision/NAME, views/NAME"
             )
     return FrameBatch(index=torch.from_numpy(index), time=torch.from_numpy(time), **values)
 
@@ -67,6 +71,10 @@ def _pictures(places: Sequence[Place], column: str) -> ImageBatch:
 
 
 def _family(places: Sequence[Place], family: str) -> Any:
+    if family == "points":
+        return PointBatch(
+            **{name.removeprefix("points/"): t for name, t in _unpacked(places, _MEMBERS[family]).items()}
+        )
     arrays = {}
     for name in _MEMBERS[family]:
         parts = [reader.frame(name, clip, frame) for reader, clip, frame in places]
@@ -75,6 +83,27 @@ def _family(places: Sequence[Place], family: str) -> Any:
         if offset_name(name) is not None:
             arrays["offset"] = exclusive_sum(np.array([len(part) for part in parts], dtype=np.int64))
     return pack(family, arrays)
+
+
+def _unpacked(places: Sequence[Place], names: Sequence[str]) -> dict[str, Tensor]:
+    """Arrays with a row a frame that may be compressed, in the dtypes of a batch."""
+    if not places:
+        raise ValueError(f"a batch of no frames has no {names[0]!r}: give at least one frame")
+    of_clip: dict[tuple[int, int], list[int]] = {}
+    for at, (reader, clip, _) in enumerate(places):
+        of_clip.setdefault((id(reader), clip), []).append(at)
+    out, tasks = {}, []
+    for name in names:
+        for reader, _, _ in places:
+            _need(reader, name)
+        reader, clip, _ = places[0]
+        out[name] = np.empty((len(places), *reader.row_shape(name, clip)), dtype=batch_dtype(name))
+        for rows in of_clip.values():
+            reader, clip, _ = places[rows[0]]
+            frames = [places[at][2] for at in rows]
+            tasks.append(Unpacking(reader, name, clip, frames, out[name], rows))
+    unpack_all(tasks)
+    return {name: torch.from_numpy(array) for name, array in out.items()}
 
 
 def _rows(places: Sequence[Place], name: str) -> Array:

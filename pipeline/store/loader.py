@@ -136,7 +136,8 @@ class Store(Dataset[ClipRecord]):
         Args:
             indices: flat frame indices.
             columns: of `tokens`, `cells`, `points`, `camera`, `rgb`, `state`, `action`, `is_pad`, `extra/NAME`,
-                `vision/NAME`, `views/NAME`.
+                `vision/NAME`, `views/NAME`; `points/NAME` and `camera/NAME` read one array of these, which comes in
+                `extra` by that name.
 
         Raises:
             IndexError: a frame outside of the store. ValueError: an unknown column, or one the store lacks.

@@ -1,7 +1,7 @@
 """A shard as it is read, whatever its format: rows of named arrays by clip."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -50,6 +50,18 @@ class ShardReader(ABC):
             return self.rows(name, clip, index, index + 1)
         offset = self.offset(ragged, clip)
         return self.rows(name, clip, int(offset[index]), int(offset[index + 1]))
+
+    def row_shape(self, name: str, clip: int) -> tuple[int, ...]:
+        """Shape of a row of array `name` of a clip."""
+        return self.rows(name, clip, 0, 0).shape[1:]
+
+    def unpack(self, name: str, clip: int, frames: Sequence[int], out: Array, rows: Sequence[int]) -> None:
+        """Write the row of each of a clip's frames to `out[row]`, converted to its dtype.
+
+        Threads may do so at once, for different rows.
+        """
+        for frame, row in zip(frames, rows, strict=True):
+            out[row] = self.rows(name, clip, frame, frame + 1)[0]
 
     def _need(self, name: str) -> None:
         if name not in self.arrays:

@@ -132,6 +132,10 @@ class TarShard(ShardReader):
             return self._clip_points(name, clip)[start:stop]
         return self._rows(name, clip, start, stop)
 
+    def unpack(self, name: str, clip: int, frames: Sequence[int], out: Array, rows: Sequence[int]) -> None:
+        """Rows of a clip, which is decompressed as a whole."""
+        out[rows] = self.clip_array(name, clip)[frames]
+
     def _rows(self, name: str, clip: int, start: int, stop: int) -> Array:
         begin, dtype, shape = self._head(name, clip)
         row = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize

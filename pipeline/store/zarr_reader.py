@@ -5,8 +5,9 @@ It reads what `zarr_writer` writes, by the Zarr v3 specification (regular grid o
 """
 
 import json
+import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BufferedReader
 from typing import Any, Protocol
 
@@ -24,6 +25,8 @@ from pipeline.store.zarr_writer import EXTRA_OFFSET
 
 _MISSING = 2**64 - 1
 _LOCAL_HEADER = 30
+_BLOSC_HEAD = struct.Struct("<IIII")
+"""Versions and flags, bytes of the values, bytes of a block, bytes of the whole chunk with this head."""
 
 
 class _Column(Protocol):
@@ -55,21 +58,30 @@ class _ByFrame:
         self._codec = Blosc()
 
     def read(self, start: int, stop: int) -> Array:
-        out = np.zeros((stop - start, *self.shape[1:]), dtype=self._dtype)
-        for i, (begin, size) in enumerate(self._table()[start:stop].tolist()):
-            if begin == size == _MISSING:
-                continue
-            if begin + size > self._size:
-                raise ValueError(f"frame {start + i} lies outside of the array's data")
-            try:
-                data = self._codec.decode(self._source.read(self._start + begin, size))
-            except (RuntimeError, ValueError) as error:
-                raise ValueError(f"frame {start + i} does not decompress ({error})") from error
-            row = np.frombuffer(data, dtype=self._dtype)
-            if row.size != out[i].size:
-                raise ValueError(f"frame {start + i} has {row.size} values, expected {out[i].size}")
-            out[i] = row.reshape(out[i].shape)
+        out = np.empty((stop - start, *self.shape[1:]), dtype=self._dtype)
+        for i in range(stop - start):
+            self.decode(start + i, out[i])
         return out
+
+    def decode(self, frame: int, row: Array) -> None:
+        """Decompress a frame into `row`, converted to its dtype. ValueError where it is damaged."""
+        begin, size = self._table()[frame].tolist()
+        if begin == size == _MISSING:
+            row[...] = 0
+            return
+        if begin + size > self._size:
+            raise ValueError(f"frame {frame} lies outside of the array's data")
+        data = self._source.read(self._start + begin, size)
+        whole = row if row.dtype == self._dtype else np.empty(row.shape, dtype=self._dtype)
+        _, expanded, _, packed = _BLOSC_HEAD.unpack_from(data) if size >= _BLOSC_HEAD.size else (0, 0, 0, 0)
+        if (expanded, packed) != (whole.nbytes, size):
+            raise ValueError(f"frame {frame} has {expanded} bytes in {packed}, expected {whole.nbytes} in {size}")
+        try:
+            self._codec.decode(data, whole)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"frame {frame} does not decompress ({error})") from error
+        if whole is not row:
+            row[...] = whole
 
     def _table(self) -> Array:
         """Where each frame begins and its bytes, u8 [F,2]: the end of the chunk, before a CRC-32C."""
@@ -121,6 +133,24 @@ class ZarrShard(ShardReader):
         assert 0 <= start <= stop <= end - base, (name, clip, start, stop)
         try:
             return self._columns[name].read(base + start, base + stop)
+        except ValueError as error:
+            raise ShardError(self.name, name, str(error)) from error
+
+    def row_shape(self, name: str, clip: int) -> tuple[int, ...]:
+        """Shape of a row of the shard."""
+        self._need(name)
+        return self._columns[name].shape[1:]
+
+    def unpack(self, name: str, clip: int, frames: Sequence[int], out: Array, rows: Sequence[int]) -> None:
+        """Decompress frames straight into `out`."""
+        column = self._columns[name]
+        if not isinstance(column, _ByFrame):
+            super().unpack(name, clip, frames, out, rows)
+            return
+        first = int(self._first[clip])
+        try:
+            for frame, row in zip(frames, rows, strict=True):
+                column.decode(first + frame, out[row])
         except ValueError as error:
             raise ShardError(self.name, name, str(error)) from error
 
