@@ -123,11 +123,14 @@ class RobotSection(Config):
     `chunk` control steps of action from each frame on, at the robot's own rate, whatever the frames' (0: none); the
     robot's whole way is then kept, too, and the statistics of state and action are those of all its steps. `live`:
     every frame goes through the models by itself, so that nothing that is stored of it depends on another, and a
-    policy that acts sees, bit for bit, what it was trained on.
+    policy that acts sees, bit for bit, what it was trained on. `pointing`: say for every frame where the thing stands
+    that the demonstration handles and where it brings it, found in hindsight (`stages.hindsight`); this needs depth of
+    sensors and a state that begins with the grip point in their world.
     """
 
     chunk: int = Field(default=0, ge=0, le=4096)
     live: bool = False
+    pointing: bool = False
 
 
 class TextSection(Config):
@@ -177,7 +180,7 @@ class VisionSection(Config):
         return self
 
 
-LATER = ("robot", "text", "vision", "points.box_centre", "points.box_scale", "points.crop")
+LATER = ("robot", "robot.pointing", "text", "vision", "points.box_centre", "points.box_scale", "points.crop")
 """Keys that came after the first stores: at their defaults, a manifest does not name them."""
 
 
@@ -203,6 +206,15 @@ class ExtractRecipe(Config):
             raise ValueError(f"robot.live=true encodes each frame by itself, but {problem}")
         return self
 
+    @model_validator(mode="after")
+    def _one_world(self) -> Self:
+        if self.robot.pointing and self.geometry.source != "sensor":
+            raise ValueError(
+                "robot.pointing=true finds what the hand handles by depth in the robot's own world, but "
+                f"geometry.source={self.geometry.source}: choose geometry.source=sensor or robot.pointing=false"
+            )
+        return self
+
     def needs_other_frames(self) -> str | None:
         """Why a frame of this recipe depends on others of its clip, and what to change; None when it does not."""
         if self.geometry.source == "vggt_window" and self.geometry.window > 1:
@@ -221,8 +233,8 @@ class ExtractRecipe(Config):
             *path, last = name.split(".")
             mine, theirs = values, default
             for part in path:
-                mine, theirs = mine[part], theirs[part]
-            if mine[last] == theirs[last]:
+                mine, theirs = mine.get(part, {}), theirs[part]
+            if last in mine and mine[last] == theirs[last]:
                 del mine[last]
         return values
 

@@ -55,7 +55,7 @@ EXTRACT: dict[str, ExtractRecipe] = {
             normalise="fixed", box_centre=(0.0, 0.0, 0.155), box_scale=0.32 / 0.028, crop=(0.25, 0.32, 0.175)
         ),
         store=StoreSection(shard_mb=16.0),
-        robot=RobotSection(chunk=20, live=True),
+        robot=RobotSection(chunk=20, live=True, pointing=True),
         text=TextSection(weights="random:0"),
     ),
     # For robot data without depth (LIBERO, LeRobot, ALOHA): VGGT-1B on each frame alone, since a policy has no frames

@@ -40,29 +40,49 @@ def moving_points(
         intrinsic_F33, extrinsic_F34: pixels; OpenCV camera-from-world ([F,4,4] will do).
         margin: how much farther a ray must go on behind a point, as a share of its depth: 0.025 is 2 cm at 0.8 m.
     """
-    # The nearest depth of 3x3 pixels: a ray that grazes an edge must not look through it.
+    nearest_FHW = nearest_depth(depth_FHW)
+    moving = []
+    for frame, points in enumerate(xyz):
+        through_Fn = seen_through(points, nearest_FHW, intrinsic_F33, extrinsic_F34, margin=margin)
+        through_Fn[frame] = False
+        moving.append(through_Fn.any(0))
+    return moving
+
+
+def nearest_depth(depth_FHW: Tensor) -> Tensor:
+    """The nearest depth of 3x3 pixels, 0 where one is unknown: a ray that grazes an edge must not look through it."""
     known = torch.where(torch.isfinite(depth_FHW) & (depth_FHW > 0), depth_FHW, torch.zeros_like(depth_FHW))
-    nearest_FHW = -F.max_pool2d(-known[:, None].float(), 3, stride=1, padding=1)[:, 0]
-    return [
-        _seen_through(points, frame, nearest_FHW, intrinsic_F33, extrinsic_F34, margin)
-        for frame, points in enumerate(xyz)
-    ]
+    return -F.max_pool2d(-known[:, None].float(), 3, stride=1, padding=1)[:, 0]
 
 
-def _seen_through(
-    xyz_n3: Tensor, frame: int, nearest_FHW: Tensor, intrinsic_F33: Tensor, extrinsic_F34: Tensor, margin: float
+def seen_through(
+    xyz_n3: Tensor, nearest_FHW: Tensor, intrinsic_F33: Tensor, extrinsic_F34: Tensor, *, margin: float
 ) -> Tensor:
-    height, width = nearest_FHW.shape[1:]
+    """Which frames see free space at which points: bool [F,n]. `nearest_FHW` is of `nearest_depth`."""
+    index_Fn, z_Fn, inside_Fn = place(xyz_n3, intrinsic_F33, extrinsic_F34, nearest_FHW.shape[1:])
+    surface_Fn = nearest_FHW.flatten(1).gather(1, index_Fn)
+    return inside_Fn & (z_Fn < surface_Fn * (1 - margin))
+
+
+def place(
+    xyz_n3: Tensor, intrinsic_F33: Tensor, extrinsic_F34: Tensor, size: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Where frames of `size` (height, width) show points.
+
+    Returns:
+        index i8 [F,n]: row * width + column of the nearest pixel, clamped to the picture.
+        z f [F,n]: depth along the optical axis.
+        inside bool [F,n]: in front of the camera, and in the picture.
+    """
+    height, width = size
     rotation, translation = extrinsic_F34[:, :3, :3], extrinsic_F34[:, :3, 3]
     camera_Fn3 = xyz_n3 @ rotation.transpose(1, 2) + translation[:, None]
     z_Fn = camera_Fn3[..., 2]
     pixel_Fn3 = camera_Fn3 @ intrinsic_F33.transpose(1, 2)
     column, row = ((pixel_Fn3[..., k] / z_Fn.clamp_min(1e-6)).round() for k in (0, 1))
     inside = (z_Fn > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    inside[frame] = False
     index = (row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).long()
-    surface_Fn = nearest_FHW.flatten(1).gather(1, index)
-    return (inside & (z_Fn < surface_Fn * (1 - margin))).any(0)
+    return index, z_Fn, inside
 
 
 def motion_cells(coord_n3: Tensor, pixel_n: Tensor, moving_n: Tensor, size: int) -> Tensor:

@@ -25,6 +25,7 @@ from pipeline.extract.pack import (
     pack_tokens,
     pack_views,
 )
+from pipeline.extract.pointing import pack_pointing
 from pipeline.extract.robot import pack_chunks
 
 
@@ -44,6 +45,7 @@ class Mapper:
         self.read(clip)
         lifted = self.clouds.lift(clip)
         tokens, cells, points, camera = self.pack(clip, lifted)
+        pointing = pack_pointing(clip, lifted, recipe.points.moving) if recipe.robot.pointing else {}
         return ClipRecord(
             key=clip.key,
             split=clip.split,
@@ -60,6 +62,7 @@ class Mapper:
             extra={
                 **clip.extra,
                 **chunks,
+                **pointing,
                 **pack_motion(lifted.frames, lifted.xyz, lifted.geometry, recipe.points.moving),
             },
             vision=self.see(clip, self.models.vision, lifted.geometry.tokens),

@@ -148,6 +148,11 @@ def _list_clips(request: ExtractRequest) -> tuple[Source, Sequence[ClipRef]]:
                 f"robot.chunk={request.recipe.robot.chunk} needs actions, and dataset {request.dataset} has none: give "
                 "robot.chunk=0, or a dataset of a robot."
             )
+        if request.recipe.robot.pointing and (source.spec.state_dim or 0) < 3:
+            raise RequestError(
+                f"robot.pointing=true needs states that begin with the grip point, and dataset {request.dataset} has "
+                "none: give robot.pointing=false, or a dataset of a robot."
+            )
         refs = source.clips()
     except ValueError as error:
         raise RequestError(str(error)) from None
