@@ -97,7 +97,7 @@ def _taken_by_hand(xyz_n3: Tensor, leave_n: Tensor, grip_F3: Tensor) -> Tensor:
     """Which points leave while the hand is near: not those that something else took."""
     frames = len(grip_F3)
     at_Bn = (leave_n - torch.arange(_BEFORE + 1, device=leave_n.device)[:, None]).clamp(0, frames - 1)
-    apart_n = torch.linalg.vector_norm(grip_F3[at_Bn] - xyz_n3, dim=-1).amin(0)
+    apart_n: Tensor = torch.linalg.vector_norm(grip_F3[at_Bn] - xyz_n3, dim=-1).amin(0)
     return (leave_n < frames) & (apart_n < NEAR_HAND)
 
 
