@@ -121,7 +121,7 @@ def needed_parts(recipe: ExtractRecipe, columns: Collection[str]) -> frozenset[s
     """The parts of a recipe's models that make these columns; RequestError for a column that it cannot make live."""
     have, needed = parts_of(recipe), set()
     for column in columns:
-        if column in CLOUDS:
+        if column.partition("/")[0] in CLOUDS:
             needed.add(CLOUD)
         elif column == LANGUAGE or column.startswith(VISION):
             part = TEXT if column == LANGUAGE else column

@@ -120,7 +120,7 @@ class LoadedPolicy:
 
 def needs_cloud(columns: tuple[str, ...]) -> bool:
     """Whether what a policy reads comes from points with depth."""
-    return any(column in ("tokens", "cells", "points", "camera") for column in columns)
+    return any(column.partition("/")[0] in ("tokens", "cells", "points", "camera") for column in columns)
 
 
 def extraction_recipe(run: Run) -> ExtractRecipe:

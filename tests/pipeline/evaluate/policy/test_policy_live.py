@@ -24,7 +24,17 @@ from pipeline.sim.tasks import find_tasks
 from pipeline.store import open_store
 from pipeline.store.loader import Store
 
-COLUMNS = ("tokens", "rgb", "state", "language", "vision/eye", "views/wrist")
+COLUMNS = (
+    "tokens",
+    "points/pixel",
+    "points/depth",
+    "camera/extrinsic",
+    "rgb",
+    "state",
+    "language",
+    "vision/eye",
+    "views/wrist",
+)
 SEED, TASK = 5, "push"
 RECIPE = override(
     extract_recipe("rgbd_tiny"),
