@@ -11,7 +11,7 @@ from torch import Tensor
 from stages.normalise import Statistics, View, fixed_statistics
 from stages.rotations import axis_angle_to_matrix
 
-_BEFORE_FINGERS = 6
+BEFORE_FINGERS = 6
 """A state begins with position (3) and axis-angle orientation (3) in the world: tabletop's and LIBERO's `ee_states`."""
 
 _TURNED = ((0, 1), (3, 4))
@@ -30,7 +30,7 @@ class HandFrame(View):
     """
 
     def __init__(self, state: int, action: int) -> None:
-        if state < _BEFORE_FINGERS or action < 3:
+        if state < BEFORE_FINGERS or action < 3:
             raise ValueError(
                 f"frame=hand needs states that begin with position and axis-angle orientation, got {state} dimensions, "
                 f"and actions that begin with 3 deltas of position, got {action}: use frame=world"
@@ -45,7 +45,7 @@ class HandFrame(View):
         """Horizontal components get one spread about 0, whatever way they are turned."""
         state, action = statistics["state"], statistics["action"]
         tilt = fixed_statistics(3)
-        seen = {key: [state[key][2], *tilt[key], *state[key][_BEFORE_FINGERS:]] for key in tilt}
+        seen = {key: [state[key][2], *tilt[key], *state[key][BEFORE_FINGERS:]] for key in tilt}
         moved = {key: list(action[key]) for key in tilt}
         for pair in self._pairs:
             square = sum(action["mean"][i] ** 2 + action["std"][i] ** 2 for i in pair) / 2  # kept by any turn
@@ -61,8 +61,8 @@ class HandFrame(View):
 
     def state(self, state_BS: Tensor) -> Tensor:
         """[B, S-2]."""
-        up_B3 = axis_angle_to_matrix(state_BS[..., 3:_BEFORE_FINGERS])[..., 2, :]
-        return torch.cat([state_BS[..., 2:3], up_B3, state_BS[..., _BEFORE_FINGERS:]], dim=-1)
+        up_B3 = axis_angle_to_matrix(state_BS[..., 3:BEFORE_FINGERS])[..., 2, :]
+        return torch.cat([state_BS[..., 2:3], up_B3, state_BS[..., BEFORE_FINGERS:]], dim=-1)
 
     def action(self, action_BHA: Tensor, state_BS: Tensor | None) -> Tensor:
         """In the hand's frame."""
@@ -90,5 +90,5 @@ class HandFrame(View):
 
 def yaw_of(state_BS: Tensor) -> Tensor:
     """The heading of the hand's x axis, radians [B], of states with the axis-angle orientation in dimensions 3:6."""
-    matrix = axis_angle_to_matrix(state_BS[..., 3:_BEFORE_FINGERS].float())
+    matrix = axis_angle_to_matrix(state_BS[..., 3:BEFORE_FINGERS].float())
     return torch.atan2(matrix[..., 1, 0], matrix[..., 0, 0])

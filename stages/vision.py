@@ -4,12 +4,12 @@
     tower     patch tokens of a frozen image encoder (DINOv2, CLIP, SigLIP), cached
     concerto  frozen 3D point features onto a 14x14 grid by S2D, cached
     vggt      the last tokens of VGGT's aggregator, cached
+    pointing  slots that point at the cached cloud by words, and where they are from the hand; see `stages.pointing`
 
 Shape legend: B moments, N tokens of a part, D model width, E width of a frozen encoder.
 """
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -22,7 +22,9 @@ from data_specs.shards import GRID
 from stages.language import LanguageTokens
 from stages.layers import Standardise
 from stages.patches import PATCH, patchify
+from stages.pointing import Pointing, PointingConfig
 from stages.s2d import Coords, S2DConfig, SparseToDense
+from stages.vision_part import VisionPart, VisionTokens
 
 RGB = "rgb"
 """The store's own 224x224 frame, in `PolicyBatch.images` and among the columns."""
@@ -82,50 +84,12 @@ class VisionConfig:
     tower: TowerConfig = field(default_factory=TowerConfig)
     concerto: ConcertoConfig = field(default_factory=ConcertoConfig)
     vggt: VGGTTokensConfig = field(default_factory=VGGTTokensConfig)
+    pointing: PointingConfig = field(default_factory=PointingConfig)
 
     @property
     def names(self) -> tuple[str, ...]:
         """The parts by name."""
         return split_names(self.parts)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class VisionTokens:
-    """Tokens of a part of the vision.
-
-    Attributes:
-        tokens: f [B,N,D].
-        place: f4 [B or 1,N,2], (row, column) in the picture from 0 to 1, NaN for a token that is at no place; None
-            when none is at one.
-        mask: bool [B,N], true for real tokens; None when all are.
-        grid: (rows, columns) of a grid of cells, row by row, that the last tokens are; None for tokens without order.
-        losses: auxiliary losses by name, only of a batch that has actions.
-    """
-
-    tokens: Tensor
-    place: Tensor | None = None
-    mask: Tensor | None = None
-    grid: tuple[int, int] | None = None
-    losses: dict[str, Tensor] = field(default_factory=dict)
-
-
-class VisionPart(nn.Module, ABC):
-    """A part of the vision.
-
-    Attributes:
-        columns: what it reads of a store. Where `rgb` or `views/NAME` are among them, the caller decodes the pictures
-            into `PolicyBatch.images`.
-    """
-
-    columns: tuple[str, ...]
-
-    @abstractmethod
-    def forward(self, batch: PolicyBatch, language: LanguageTokens | None = None) -> VisionTokens:
-        """Tokens of the model's width; parts that look for what was said see the instruction's tokens."""
-
-    def frozen_features(self, batch: PolicyBatch) -> Iterator[tuple[Standardise, Tensor]]:
-        """The frozen features [n,E] of the batch, each kind with what standardises it; nothing for trained pixels."""
-        yield from ()
 
 
 class PatchVision(VisionPart):
@@ -235,8 +199,12 @@ def build_vision(config: VisionConfig, dim: int, *, checkpoint: bool = False) ->
                 parts[name] = ConcertoVision(config.concerto, dim, checkpoint=checkpoint)
             case "vggt":
                 parts[name] = FrozenVision("vggt", config.vggt.channels, config.vggt.special, dim)
+            case "pointing":
+                parts[name] = Pointing(config.pointing, dim)
             case _:
-                raise ValueError(f"there is no vision {name!r}: choose of patch, tower, concerto, vggt, joined by +")
+                raise ValueError(
+                    f"there is no vision {name!r}: choose of patch, tower, concerto, vggt, pointing, joined by +"
+                )
     return parts
 
 

@@ -17,7 +17,7 @@ from stages.backbones.base import Backbone, Span, TokenSequence
 from stages.backbones.graph import Connectivity, GraphBackbone, GraphConfig
 from stages.backbones.vggt import VGGTBackbone, VGGTBackboneConfig
 from stages.draw import Draw
-from stages.hand_frame import HandFrame
+from stages.hand_frame import BEFORE_FINGERS, HandFrame
 from stages.heads.act import ACTHead, ACTHeadConfig
 from stages.heads.base import Head, HeadSizes
 from stages.heads.chunk import ChunkConfig, ChunkHead
@@ -27,7 +27,8 @@ from stages.language import LanguageConfig, LanguageProjector, LanguageTokens
 from stages.layers import Standardise, sine_positions_at
 from stages.normalise import ActionStateNormaliser, Mode, View
 from stages.rotations import RotationConfig, RotationView
-from stages.vision import VisionConfig, VisionPart, VisionTokens, build_vision
+from stages.vision import VisionConfig, build_vision
+from stages.vision_part import VisionPart, VisionTokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +90,11 @@ class VLAConfig:
         """The config for a store's robot, and its channels by column: `tokens`, `language`, `vision/NAME`."""
         vision, language, adapter = self.vision, self.language, self.adapter
         if "tokens" in channels:
-            vision = replace(vision, concerto=replace(vision.concerto, channels=channels["tokens"]))
+            vision = replace(
+                vision,
+                concerto=replace(vision.concerto, channels=channels["tokens"]),
+                pointing=replace(vision.pointing, channels=channels["tokens"], fingers=max(0, state - BEFORE_FINGERS)),
+            )
         if "vision/vggt" in channels:
             vision = replace(vision, vggt=replace(vision.vggt, channels=channels["vision/vggt"]))
             adapter = replace(adapter, channels=channels["vision/vggt"])
@@ -109,6 +114,7 @@ class VLA(nn.Module):
     Attributes:
         columns: what it reads of a store. Where `rgb` or `views/NAME` are among them, the caller decodes the pictures
             into `PolicyBatch.images`.
+        targets: columns that auxiliary losses learn from, beside `columns`; none is read when acting.
         horizon: steps of a chunk.
     """
 
@@ -143,6 +149,7 @@ class VLA(nn.Module):
         read |= {"language"} if self.language is not None else set()
         read |= {"state"} if self.state is not None else set()
         self.columns: tuple[str, ...] = tuple(sorted(read))
+        self.targets: tuple[str, ...] = tuple(sorted({c for part in self.parts.values() for c in part.targets}))
 
     @property
     def parts(self) -> dict[str, VisionPart]:
