@@ -120,6 +120,7 @@ class ACTPolicy(nn.Module):
         read = {"rgb" if name == "rgb" else f"views/{name}" for name in config.cameras}
         read |= {"state"} if has_state else set()
         read |= {"language"} if self.language is not None else set()
+        self.targets: tuple[str, ...] = ()
         self.columns: tuple[str, ...] = tuple(sorted(read))
 
     def forward(self, batch: PolicyBatch, draw: Draw | None = None) -> tuple[Tensor, dict[str, Tensor]]:

@@ -122,7 +122,7 @@ class Pointing(VisionPart):
         self.relation = nn.Sequential(*layers, nn.Linear(config.relation, dim))
 
     def forward(self, batch: PolicyBatch, language: LanguageTokens | None = None) -> VisionTokens:
-        """S + 1 tokens, and the losses `thing` and `goal` where the batch has actions.
+        """S + 1 tokens, and the losses `thing` and `goal` where the batch has hindsight targets.
 
         ValueError without an instruction, a state, or, in training, hindsight targets.
         """
@@ -131,7 +131,8 @@ class Pointing(VisionPart):
         state = batch.need_state()
         pointed = self.point(batch, language)
         tokens = self._tokens(pointed, state)
-        losses = self._losses(batch, pointed) if batch.action is not None or batch.codes is not None else {}
+        wanted = self.training or POINTING_NAME in batch.frames.extra
+        losses = self._losses(batch, pointed) if wanted else {}
         return VisionTokens(tokens=tokens, losses=losses)
 
     def point(self, batch: PolicyBatch, language: LanguageTokens) -> Pointed:

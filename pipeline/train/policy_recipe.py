@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from data_specs.batches import PolicyBatch
+from data_specs.pointing import POINTING_COLUMN, POINTING_NAME, SLOTS
 from pipeline.config import RequestError, SplitSection, TrainRecipe
 from pipeline.train.policy_sections import (
     AugmentSection,
@@ -31,10 +32,12 @@ class Policy(Protocol):
     """What the training of policies asks of a model; all are `nn.Module`s.
 
     Attributes:
-        columns: what it reads of a store. horizon: steps of a chunk. normaliser: with the statistics of the run.
+        columns: what it reads of a store. targets: columns that it learns from beside. horizon: steps of a chunk.
+        normaliser: with the statistics of the run.
     """
 
     columns: tuple[str, ...]
+    targets: tuple[str, ...]
     horizon: int
     normaliser: ActionStateNormaliser
 
@@ -93,13 +96,15 @@ class PolicyRecipe(TrainRecipe):
 
     def example(self, size: int, seed: int = 0) -> PolicyBatch:
         """Made-up moments that the model can learn from, with what it reads and nothing else."""
-        columns = self.build_checked("meta").columns
+        model = self.build_checked("meta")
+        columns = model.columns
         batch = PolicyBatch.example(size, seed=seed, **self.example_sizes())
+        extra = {POINTING_NAME: torch.ones(size, len(SLOTS), 4)} if POINTING_COLUMN in model.targets else {}
         families = ("tokens", "cells", "points", "camera", "state")
         dropped: dict[str, Any] = {name: None for name in families if name not in columns}
         return replace(
             batch,
-            frames=replace(batch.frames, rgb=None, **dropped),
+            frames=replace(batch.frames, rgb=None, extra=extra, **dropped),
             language=batch.language if "language" in columns else None,
             action=None if self.latent else batch.action,
             is_pad=None if self.latent else batch.is_pad,
@@ -140,7 +145,7 @@ class VlaRecipe(PolicyRecipe):
         cameras = [name for name in vision.patch.views.split("+") if name] if "patch" in vision.names else []
         return {
             "points": 400,
-            "channels": vision.concerto.channels,
+            "channels": (vision.pointing if "pointing" in vision.names else vision.concerto).channels,
             "language": max(model.language.channels, 1),
             "state": model.state,
             "action": model.action,

@@ -17,6 +17,7 @@ import torch
 from data_specs.actions import CHUNK_COLUMN, CHUNK_PAD_COLUMN, STEP_NAME
 from data_specs.arrays import Array
 from data_specs.batches import FrameBatch, LanguageBatch
+from data_specs.pointing import POINTING_COLUMN
 from data_specs.shards import EXTRA, VIEWS, VISION
 from pipeline.config import RequestError
 from pipeline.store import StoreError, StoreRequestError, open_store
@@ -268,6 +269,8 @@ def _remedy(column: str, encoders: Mapping[str, str], chunk: int = 0) -> str:
         return f"extract with text.weights={encoders.get(column, 'NAME')}, or train without (model.language.channels=0)"
     if column == "state":
         return "extract a dataset of a robot, or train a policy without (model.state=0)"
+    if column == POINTING_COLUMN:
+        return "extract demonstrations with depth (geometry.source=sensor) with robot.pointing=true"
     if column.startswith(VISION):
         made = "vision.vggt=true" if name == "vggt" else f"vision.towers={name}={encoders.get(column, 'WEIGHTS')}"
         return f"extract with {made}"

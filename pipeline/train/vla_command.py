@@ -78,7 +78,7 @@ def open_task(recipe: PolicyRecipe, sources: VlaSources) -> VlaTask:
     recipe = recipe.for_stores(stores.sizes)
     codes = _codes(recipe, sources.codes, stores)
     model = recipe.build_checked("meta")
-    data = PolicyData(stores, recipe, model.columns, horizon=model.horizon, codes=codes)
+    data = PolicyData(stores, recipe, (*model.columns, *model.targets), horizon=model.horizon, codes=codes)
     trunk = None
     if sources.init_from is not None:
         trunk = TrunkOfRun.open(sources.init_from, recipe, _models(stores))

@@ -89,6 +89,33 @@ def _tabletop(name: str, parts: str, *, augment: AugmentSection | None = None, *
     )
 
 
+_TABLETOP_3D = VlaRecipe(
+    name="tabletop_vla_3d",
+    train=TrainSection(
+        steps=8000,
+        batch=64,
+        lr=1e-3,
+        warmup=200,
+        ema=0.995,
+        workers=1,
+        validate_every=1000,
+        validate_samples=1024,
+    ),
+    data=MomentsSection(balance="key"),
+    encoders=_TINY,
+    model=replace(
+        _of(_TABLETOP, "pointing"),
+        queries=4,
+        horizon=20,
+        frame="hand",
+        normalise="mean_std",
+        auxiliary=0.1,
+        chunk=ChunkConfig(hidden=256),
+    ),
+)
+"""The 3D policy of the tabletop world: Concerto's points, at which slots point by words. See docs/policies.md."""
+
+
 def _recipes() -> list[PolicyRecipe]:
     plain = VLAConfig()
     return [
@@ -132,7 +159,7 @@ def _recipes() -> list[PolicyRecipe]:
         _tabletop("tabletop_vla_simple", "patch", augment=_PIXELS),
         _tabletop("tabletop_vla_dinov2", "tower"),
         _tabletop("tabletop_vla_full", "tower", backbone="vggt"),
-        _tabletop("tabletop_vla_3d", "concerto"),
+        _TABLETOP_3D,
         ActRecipe(
             name="tabletop_act",
             train=_TABLETOP_SECTION.model_copy(update={"batch": 16, "lr": 2e-4}),

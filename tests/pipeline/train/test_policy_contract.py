@@ -21,6 +21,7 @@ from stages.heads.chunk import ChunkConfig
 from stages.heads.diffusion import DiffusionHeadConfig
 from stages.heads.latent import LatentConfig
 from stages.language import LanguageConfig
+from stages.pointing import PointingConfig
 from stages.vision import ConcertoConfig, TowerConfig, VGGTTokensConfig
 from stages.vla import VLA as VLAPolicy  # noqa: N811
 from stages.vla import AdapterConfig
@@ -62,6 +63,7 @@ def tiny(recipe: PolicyRecipe, steps: int = 4) -> PolicyRecipe:
         tower=TowerConfig(channels=8),
         concerto=ConcertoConfig(channels=12, dim=16, layers=1, heads=2, hidden=16, grid=4),
         vggt=VGGTTokensConfig(channels=8),
+        pointing=PointingConfig(channels=12, text=8, hidden=8, key=8, shape=8, relation=16, relations=1),
     )
     vla = replace(
         recipe.model,
