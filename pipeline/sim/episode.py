@@ -186,7 +186,7 @@ def attempt_episode(
     snapshots, states = [world.qpos[None]], [world.state()]
     actions: list[NDArray[np.float32]] = []
     executed: list[NDArray[np.float32]] = []
-    for action in expert(world, expert_rng, **perturbed.slack):
+    for action in expert(world, expert_rng):
         if len(actions) == MAX_STEPS:
             break
         actions.append(action)

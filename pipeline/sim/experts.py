@@ -5,7 +5,6 @@ every action, so that it comes back from where noise on its actions has put the 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,27 +25,11 @@ _LOWEST = 0.016  # of the grip point: fingertips 6 mm over the table
 _STAND_OFF = 0.035  # from the object's edge to the fingers before a push, metres
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Pace:
-    """How fast the hand goes at most, m/s, and how near to where it is sent is near enough: metres and radians more
-    than without noise.
+def expert(world: World, rng: np.random.Generator) -> Actions:
+    """The actions that do the task of `world.scene`; the caller applies each, with noise or without, with `world.step`
+    before the next.
     """
-
-    speed: float
-    slack: float = 0.0
-    slack_yaw: float = 0.0
-
-    def __rmul__(self, factor: float) -> "_Pace":
-        return replace(self, speed=factor * self.speed)
-
-
-def expert(world: World, rng: np.random.Generator, *, slack: float = 0.0, slack_yaw: float = 0.0) -> Actions:
-    """The actions that do the task of `world.scene`; the caller applies each with `world.step` before the next.
-
-    A caller that applies them with noise says with `slack` (metres) and `slack_yaw` (radians) how near to its targets
-    the hand can be expected to come.
-    """
-    pace = _Pace(speed=rng.uniform(0.36, 0.54), slack=slack, slack_yaw=slack_yaw)
+    pace = rng.uniform(0.36, 0.54)  # metres a second at most
     match world.scene.task.name:
         case "reach":
             yield from _reach(world, pace)
@@ -67,12 +50,12 @@ def expert(world: World, rng: np.random.Generator, *, slack: float = 0.0, slack_
     yield from _hold(world, world.gripper_command, 6)
 
 
-def _reach(world: World, pace: _Pace) -> Actions:
+def _reach(world: World, pace: float) -> Actions:
     target = world.position(0) + _up(world.half_height(0) + REACH_CLEARANCE)
     yield from _go(world, target, _grasp_yaw(world), OPEN, 0.3 * pace)  # it has no other motion to show
 
 
-def _grasp(world: World, pace: _Pace) -> Actions:
+def _grasp(world: World, pace: float) -> Actions:
     """Over the object, down around it, and close."""
     centre, yaw = world.position(0), _grasp_yaw(world)
     yield from _go(world, centre + _up(world.half_height(0) + _ABOVE), yaw, OPEN, pace)
@@ -82,7 +65,7 @@ def _grasp(world: World, pace: _Pace) -> Actions:
     yield from _hold(world, CLOSED, 7)
 
 
-def _put(world: World, pace: _Pace, height: float, rng: np.random.Generator) -> Actions:
+def _put(world: World, pace: float, height: float, rng: np.random.Generator) -> Actions:
     """Lift what is held, carry it over the goal, lower its centre to `height`, open, and move up."""
     lift = rng.uniform(0.10, 0.13)
     yield from _go(world, np.array([*world.command[:2], height + lift]), None, CLOSED, pace)
@@ -97,7 +80,7 @@ def _put(world: World, pace: _Pace, height: float, rng: np.random.Generator) -> 
     yield from _go(world, world.command[:3] + _up(0.07), None, OPEN, pace)
 
 
-def _push(world: World, pace: _Pace) -> Actions:
+def _push(world: World, pace: float) -> Actions:
     """Closed fingers behind the object, flat side on; steer so that it keeps to the way to the mat."""
     goal = world.position(1)[:2]
     way, _ = _direction(goal - world.position(0)[:2])
@@ -116,26 +99,25 @@ def _push(world: World, pace: _Pace) -> Actions:
         # Stay on the line through goal and centre: what is off it, sideways, is corrected faster than progress.
         behind = centre - world.command[:2]
         aside = behind - (behind @ towards) * towards
-        step = min(0.5 * pace.speed, 0.04 + 2.0 * left) / CONTROL_HZ * towards + np.clip(0.35 * aside, -0.006, 0.006)
+        step = min(0.5 * pace, 0.04 + 2.0 * left) / CONTROL_HZ * towards + np.clip(0.35 * aside, -0.006, 0.006)
         turn = wrap(float(np.arctan2(towards[1], towards[0])) - world.command[3], np.pi)
         yield _action(np.array([*step, height - world.command[2]]), float(np.clip(turn, -0.06, 0.06)), CLOSED)
     yield from _go(world, np.array([*(world.command[:2] - 0.03 * way), height]), None, CLOSED, 0.5 * pace)
     yield from _go(world, world.command[:3] + _up(0.07), None, CLOSED, pace)
 
 
-def _go(world: World, target: Floats, yaw: float | None, gripper: float, pace: _Pace) -> Actions:
+def _go(world: World, target: Floats, yaw: float | None, gripper: float, pace: float) -> Actions:
     """A straight way to `target` [3] that speeds up and slows down, turning to `yaw` on it, until the hand is there."""
     speed = 0.0
     for _ in range(6 * CONTROL_HZ):
         way, left = _direction(target - world.command[:3])
         turn = 0.0 if yaw is None else yaw - world.command[3]
-        if left < 1e-4 + pace.slack and abs(turn) < 1e-3 + pace.slack_yaw:
-            if np.linalg.norm(world.grip_position - target) < 0.006 + pace.slack:
+        if left < 1e-4 and abs(turn) < 1e-3:
+            if np.linalg.norm(world.grip_position - target) < 0.006:
                 return
-            if not pace.slack:
-                yield _action(np.zeros(3), 0.0, gripper)  # the hand lags behind what it is sent to
-                continue
-        speed = min(pace.speed, speed + _ACCELERATION / CONTROL_HZ, float(np.sqrt(2 * _ACCELERATION * left)) + 0.02)
+            yield _action(np.zeros(3), 0.0, gripper)  # the hand lags behind what it is sent to
+            continue
+        speed = min(pace, speed + _ACCELERATION / CONTROL_HZ, float(np.sqrt(2 * _ACCELERATION * left)) + 0.02)
         turn = float(np.clip(turn, -_TURN_SPEED / CONTROL_HZ, _TURN_SPEED / CONTROL_HZ))
         yield _action(way * min(left, speed / CONTROL_HZ), turn, gripper)
 
