@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from data_specs.batches import Batch
 from pipeline.config import TrainRecipe, TrainSection
@@ -112,6 +114,20 @@ class StopAt(SilentReporter):
 
     def warn(self, text: str) -> None:
         self.said = text
+
+
+class BadReader(Dataset[int]):
+    """Gives its item back; at item 2 its process dies, or hangs."""
+
+    def __init__(self, ending: str) -> None:
+        self.ending = ending
+
+    def __getitem__(self, item: int) -> int:
+        if item == 2:
+            if self.ending == "dies":
+                os._exit(1)
+            time.sleep(120)
+        return item
 
 
 def run_in_two_processes(code: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from data_specs.actions import ACTION_NAME
 from data_specs.arrays import Array
@@ -27,6 +28,9 @@ BatchT = TypeVar("BatchT")
 
 LOADER_TIMEOUT = 600
 """Seconds without a batch after which loader processes are given up."""
+
+_PATIENCE = 10.0
+"""Seconds to wait for one that was killed."""
 
 
 class Stream:
@@ -144,7 +148,9 @@ def spread(items: Array, most: int) -> Array:
 def load_ahead(reader: Dataset[BatchT], items: Iterable[Any], section: TrainSection) -> Iterator[BatchT]:
     """The batches that `reader` makes of `items`, read ahead by `section.workers` processes, by this one if none.
 
-    Raises FailedError when a loader process dies.
+    The processes end with the iterator: by themselves, or killed where they do not.
+
+    Raises FailedError when a loader process dies, or none gives a batch for `LOADER_TIMEOUT` seconds.
     """
     workers = section.workers
     loader: DataLoader[BatchT] = DataLoader(
@@ -156,12 +162,15 @@ def load_ahead(reader: Dataset[BatchT], items: Iterable[Any], section: TrainSect
         prefetch_factor=section.prefetch if workers else None,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_start_worker if workers else None,
-        multiprocessing_context=_fresh_processes() if workers else None,
+        multiprocessing_context="spawn" if workers else None,  # a fork of torch's threads can wait for ever
         timeout=LOADER_TIMEOUT if workers else 0,
         generator=torch.Generator(),  # or the loader would take its seed from the generator that training uses
     )
+    before = set(multiprocessing.active_children())
+    batches = iter(loader)
+    ours = [child for child in multiprocessing.active_children() if child not in before]
     try:
-        yield from loader
+        yield from batches
     except RuntimeError as error:
         if "DataLoader timed out" in str(error):
             raise FailedError(
@@ -174,15 +183,13 @@ def load_ahead(reader: Dataset[BatchT], items: Iterable[Any], section: TrainSect
             f"A loader process died ({str(error).splitlines()[0]}): out of memory? Lower train.workers or "
             "train.prefetch, and go on with --resume."
         ) from error
-
-
-def _fresh_processes() -> Any:
-    """Loader processes are forked from one without threads, never from this one: what a fork copies of torch's thread
-    pools, or of a lock that another thread holds, can wait for ever.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", __name__])
-    return context
+    finally:
+        if isinstance(batches, _MultiProcessingDataLoaderIter):
+            batches._shutdown_workers()  # asks them to end, and stops raising an error for one that does
+        for process in ours:
+            if process.is_alive():  # it ignores SIGTERM, and Python would wait for it for ever at its own end
+                process.kill()
+            process.join(_PATIENCE)
 
 
 def _start_worker(_number: int) -> None:

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from pipeline.config import TrainRecipe, TrainSection
 from pipeline.train.checkpoint import RunFolder, load_weights
+from pipeline.train.data import load_ahead
 from pipeline.train.frozen.clouds import CloudPairs, CloudsSection, PairBatch
 from pipeline.train.frozen.distil import Pretraining, total
 from pipeline.train.frozen.filming import film
@@ -69,15 +69,7 @@ class ConcertoTask(Task[PairBatch]):
 
     def batches(self, plan: BatchPlan) -> Iterator[PairBatch]:
         """Pairs drawn at random."""
-        workers = self.recipe.train.workers
-        loader: DataLoader[PairBatch] = DataLoader(
-            self._train,
-            batch_size=None,
-            sampler=plan,
-            num_workers=workers,
-            prefetch_factor=self.recipe.train.prefetch if workers else None,
-        )
-        return iter(loader)
+        return load_ahead(self._train, plan, self.recipe.train)
 
     def validation_batches(self, rank: int, world: int) -> Iterable[PairBatch]:
         """Pairs of held-out films, the same every time."""

@@ -9,8 +9,9 @@ from moving_film_factory import sliding_film
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.config import FailedError
+from pipeline.config import FailedError, TrainSection
 from pipeline.extract.weights import find_weights
+from pipeline.train.data import load_ahead
 from pipeline.train.frozen.cell_targets import CELL_STEPS, cell_targets, value_slice
 from pipeline.train.frozen.clouds import TAUGHT_EVERY, CloudPairs, CloudsSection, PairBatch
 from pipeline.train.frozen.distil import Pretraining, total
@@ -39,6 +40,12 @@ def test_a_place_of_the_stream_gives_the_same_pair_every_time(films: Path) -> No
     pairs = _pairs(films)
     assert _equal(pairs[range(4, 6)], _pairs(films)[range(4, 6)])
     assert not _equal(pairs[range(4, 6)], pairs[range(5, 7)])
+
+
+def test_a_loader_process_gives_the_same_pairs(films: Path) -> None:
+    batches = load_ahead(_pairs(films), [range(4, 6), range(6, 8)], TrainSection(workers=1))
+    for places, batch in zip((range(4, 6), range(6, 8)), batches, strict=True):
+        assert _equal(batch, _pairs(films)[places])
 
 
 def test_every_point_is_counted_in_a_cell_and_every_voxel_is_in_one(films: Path) -> None:
