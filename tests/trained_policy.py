@@ -30,11 +30,12 @@ def small_extraction() -> ExtractRecipe:
     return override(extract_recipe("rgbd_tiny"), [*small, "robot.chunk=6"])
 
 
-def demonstrations(out: Path, **options: str) -> str:
+def demonstrations(out: Path, recipe: ExtractRecipe | None = None, **options: str) -> str:
     """A store of `CLIPS` short clips of demonstrations."""
     request = ExtractRequest(
-        dataset="tabletop", root=None, split=None, limit=None, out=str(out), format="zarr", recipe=small_extraction(),
-        workers=0, device="cpu", options={"clips": str(CLIPS), "seed": "3", "tasks": TASKS, **options},
+        dataset="tabletop", root=None, split=None, limit=None, out=str(out), format="zarr",
+        recipe=recipe or small_extraction(), workers=0, device="cpu",
+        options={"clips": str(CLIPS), "seed": "3", "tasks": TASKS, **options},
     )  # fmt: skip
     run_extract(request, Quiet())
     return str(out)

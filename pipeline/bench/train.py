@@ -11,14 +11,13 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
-from data_specs.batches import PairBatch
 from data_specs.datasets import FrameSampling
 from data_specs.records import BadClip, ClipRecord
+from pipeline.bench.recipes import override_both
 from pipeline.bench.store import write_store
 from pipeline.bench.table import Table, columns_of, interleaved
-from pipeline.config import ExtractRecipe, RequestError, override
+from pipeline.bench.training import Training, wait
+from pipeline.config import ExtractRecipe, RequestError
 from pipeline.devices import choose_device
 from pipeline.extract.mapper import Mapper
 from pipeline.extract.models import load_models
@@ -28,10 +27,6 @@ from pipeline.sources import open_source
 from pipeline.store import open_store
 from pipeline.train.laq import LaqTask
 from pipeline.train.laq_recipe import LaqRecipe
-from pipeline.train.optim import make_optimizer
-from pipeline.train.processes import Processes
-from pipeline.train.task import BatchPlan, Step
-from stages.draw import Draw
 
 LONG_TASK = "place"
 """Demonstrations of this task last over 4 s: long enough for the offset of every recipe."""
@@ -39,11 +34,7 @@ LONG_TASK = "place"
 
 def choose_recipes(laq: str, extraction: str, overrides: Sequence[str]) -> tuple[LaqRecipe, ExtractRecipe]:
     """Both recipes by name; an override is the extraction's unless only the other recipe has its section."""
-    only_laq = LaqRecipe.model_fields.keys() - ExtractRecipe.model_fields.keys()
-    mine = [assignment.partition("=")[0].partition(".")[0] in only_laq for assignment in overrides]
-    learned = override(laq_recipe(laq), [a for a, of_laq in zip(overrides, mine, strict=True) if of_laq])
-    frozen = override(extract_recipe(extraction), [a for a, of_laq in zip(overrides, mine, strict=True) if not of_laq])
-    return learned, frozen
+    return override_both(laq_recipe(laq), extract_recipe(extraction), overrides)
 
 
 def bench_train(recipe: LaqRecipe, extraction: ExtractRecipe, *, pairs: int, rounds: int, device: str) -> Table:
@@ -65,20 +56,20 @@ def bench_train(recipe: LaqRecipe, extraction: ExtractRecipe, *, pairs: int, rou
 
     def frozen() -> list[ClipRecord]:
         records = [mapper(clip) for clip in clips]
-        _wait(place)
+        wait(place)
         return records
 
     with tempfile.TemporaryDirectory(prefix="cla-bench-") as folder:
         records = frozen()  # also the warm-up
         write_store(f"{folder}/store", records, manifest_of(request, source, refs, models))
-        training = _Training(LaqTask(_alone(recipe, pairs), open_store(f"{folder}/store")), place)
+        training = Training(LaqTask(_alone(recipe, pairs), open_store(f"{folder}/store")), place)
         try:
             training.read()
             training.step()
             parts = {"read": training.read, "step": training.step, "frozen": frozen}
             seconds = interleaved(parts, rounds, warmup=0)
         finally:
-            training.processes.end()
+            training.end()
     tokens = sum(len(record.tokens.feat) for record in records) / sum(len(record) for record in records)
     notes = [
         f"{training.parameters / 1e6:.1f}M trained parameters in {recipe.train.precision}, {tokens:.0f} tokens a frame",
@@ -111,39 +102,6 @@ def _table(title: str, seconds: dict[str, float], pairs: int, notes: list[str], 
     )
 
 
-class _Training:
-    """A task at its first steps, as the loop makes them: `read` takes the next batch, `step` learns from it."""
-
-    def __init__(self, task: LaqTask, device: torch.device) -> None:
-        self.processes = Processes(task.recipe.train, device)
-        torch.manual_seed(task.recipe.seed)
-        module = task.model_of(task.recipe).to(device)
-        task.start(module, device)
-        self.parameters = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
-        self._task, self._device, self._number = task, device, 0
-        self._model, self._optimizer = self.processes.wrap(module, make_optimizer(module, task.recipe.train))
-        self._batches = task.batches(BatchPlan(batch=task.recipe.train.batch))
-        self._batch: PairBatch | None = None
-
-    def read(self) -> None:
-        """The next batch of the store, onto the device."""
-        self._batch = next(self._batches).to(self._device)
-        _wait(self._device)
-
-    def step(self) -> None:
-        """Forward, backward, clipping and optimiser."""
-        assert self._batch is not None, "a step needs a batch"
-        section, seed = self._task.recipe.train, self._task.recipe.seed
-        draw = Draw.whole(len(self._batch), seed=seed, step=self._number, device=self._device)
-        loss, _ = self._task.loss(self._model, self._batch, Step(number=self._number, draw=draw))
-        self.processes.backward(loss)
-        self.processes.clip(self._model, section.clip)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        self._number += 1
-        _wait(self._device)
-
-
 def _request(recipe: LaqRecipe, extraction: ExtractRecipe, pairs: int) -> ExtractRequest:
     """What extracts clips that are a pair each: two frames, as far apart as the recipe asks for."""
     sampling = FrameSampling(fps=1 / recipe.pairs.offset, max=2, min=2, size=extraction.frames.size)
@@ -165,8 +123,3 @@ def _alone(recipe: LaqRecipe, pairs: int) -> LaqRecipe:
     split = recipe.split.model_copy(update={"validation": 0.0})
     codebook = recipe.codebook.model_copy(update={"init": "random", "init_samples": pairs})
     return recipe.model_copy(update={"train": train, "split": split, "codebook": codebook})
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.cli.groups import Device, bench, print_lines, say
-from pipeline.config import override
-from pipeline.recipes import EXTRACT, LAQ, extract_recipe
+from pipeline.config import RequestError, override
+from pipeline.recipes import EXTRACT, LAQ, VLA, extract_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -105,6 +105,37 @@ def bench_train(
 
     learned, frozen = choose_recipes(recipe, extraction, overrides or [])
     table = measure(learned, frozen, pairs=pairs, rounds=rounds, device=device)
+    _finish_bench(table.lines(), table.as_json(), json_file)
+
+
+@bench.command("policy", epilog="Example:  cla bench policy --size full --json-file bench.json; cla bench policy --all")
+def bench_policy(
+    recipe: Annotated[str, typer.Option(help=f"{', '.join(VLA)}; that of --size without it.")] = "",
+    extraction: Annotated[str, typer.Option("--extract-recipe", help="As `cla extract --recipe`; see --size.")] = "",
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Of both recipes.")] = None,
+    size: Annotated[
+        str, typer.Option(help="tiny: tabletop_vla_3d, rgbd_tiny. full: vla_3d, robot_full; random weights.")
+    ] = "tiny",
+    moments: Annotated[int | None, typer.Option(min=1, help="A batch; 32 (tiny), 4 (full), 8 (--all).")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")] = 3,
+    every: Annotated[bool, typer.Option("--all", help="A table of all recipes, on made-up moments.")] = False,
+    device: Device = "auto",
+    json_file: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
+) -> None:
+    """Time a policy's step on cached columns beside the same step with the frozen encoders in the loop."""
+    if every:
+        if recipe or extraction or overrides:
+            raise RequestError("--all measures every recipe as it is: give no recipe and no overrides with it.")
+        from pipeline.bench.policy_recipes import bench_policies
+
+        table = bench_policies(moments=moments or 8, rounds=rounds, device=device)
+    else:
+        from pipeline.bench.policy import SIZES, choose_recipes
+        from pipeline.bench.policy import bench_policy as measure
+
+        learned, frozen = choose_recipes(size, recipe, extraction, overrides or [])
+        count = moments or SIZES[size][2]
+        table = measure(learned, frozen, size=size, moments=count, rounds=rounds, device=device)
     _finish_bench(table.lines(), table.as_json(), json_file)
 
 

@@ -14,10 +14,13 @@ _VALIDATION_BATCHES = 2
 
 
 class ExampleMoments:
-    """Batches of `PolicyRecipe.example`, a function of the recipe's seed and the place in the stream."""
+    """Batches of `PolicyRecipe.example`, a function of the recipe's seed and the place in the stream.
 
-    def __init__(self, recipe: PolicyRecipe) -> None:
-        self._recipe = recipe
+    Unless `small`, frames, pictures and encoders' outputs are of real sizes.
+    """
+
+    def __init__(self, recipe: PolicyRecipe, *, small: bool = True) -> None:
+        self._recipe, self._small = recipe, small
 
     def batches(self, plan: BatchPlan) -> Iterator[PolicyBatch]:
         """Training batches, without end."""
@@ -46,4 +49,4 @@ class ExampleMoments:
 
     def _make(self, side: int, number: int) -> PolicyBatch:
         seed = mix_seed(self._recipe.seed, side, number) % 2**31
-        return self._recipe.example(self._recipe.train.batch, seed)
+        return self._recipe.example(self._recipe.train.batch, seed, small=self._small)

@@ -24,8 +24,9 @@ from stages.draw import Draw
 from stages.normalise import ActionStateNormaliser
 from stages.vla import VLA, VLAConfig
 
-_SIDE = 48
-"""Height of made-up pictures of cameras that have any size; the store's own frame is 224."""
+_SMALL, _REAL = (400, 16, 48), (8192, 256, 480)
+"""Of made-up moments, small ones and those of real sizes: points of a frame, patches of an encoder, and the height of
+pictures of cameras that have any size (the store's own frame is 224)."""
 
 
 class Policy(Protocol):
@@ -83,8 +84,8 @@ class PolicyRecipe(TrainRecipe):
         """The model with fresh weights from torch's global generator. ValueError for sizes that do not fit together."""
 
     @abstractmethod
-    def example_sizes(self) -> Mapping[str, Any]:
-        """Arguments of `PolicyBatch.example` for a batch that the model can read."""
+    def example_sizes(self, *, small: bool = True) -> Mapping[str, Any]:
+        """Arguments of `PolicyBatch.example` for a batch that the model can read; unless `small`, of real sizes."""
 
     def build_checked(self, device: torch.device | str) -> Any:
         """The model on a device, `meta` to ask it what it reads. RequestError when it cannot be built."""
@@ -94,11 +95,11 @@ class PolicyRecipe(TrainRecipe):
         except ValueError as error:
             raise RequestError(f"The recipe's model cannot be built: {error}.") from None
 
-    def example(self, size: int, seed: int = 0) -> PolicyBatch:
+    def example(self, size: int, seed: int = 0, *, small: bool = True) -> PolicyBatch:
         """Made-up moments that the model can learn from, with what it reads and nothing else."""
         model = self.build_checked("meta")
         columns = model.columns
-        batch = PolicyBatch.example(size, seed=seed, **self.example_sizes())
+        batch = PolicyBatch.example(size, seed=seed, **self.example_sizes(small=small))
         extra = {POINTING_NAME: torch.ones(size, len(SLOTS), 4)} if POINTING_COLUMN in model.targets else {}
         families = ("tokens", "cells", "points", "camera", "state")
         dropped: dict[str, Any] = {name: None for name in families if name not in columns}
@@ -138,24 +139,29 @@ class VlaRecipe(PolicyRecipe):
         """The model with fresh weights."""
         return VLA(self.model)
 
-    def example_sizes(self) -> Mapping[str, Any]:
+    def example_sizes(self, *, small: bool = True) -> Mapping[str, Any]:
         """Those of the model."""
         model, vision = self.model, self.model.vision
-        encoded = dict.fromkeys(vision.tower.encoders, (vision.tower.special + 16, vision.tower.channels))
+        points, patches, side = _SMALL if small else _REAL
+        encoded = dict.fromkeys(vision.tower.encoders, (vision.tower.special + patches, vision.tower.channels))
         cameras = [name for name in vision.patch.views.split("+") if name] if "patch" in vision.names else []
         return {
-            "points": 400,
+            "points": points,
             "channels": (vision.pointing if "pointing" in vision.names else vision.concerto).channels,
             "language": max(model.language.channels, 1),
             "state": model.state,
             "action": model.action,
             "horizon": model.horizon,
             "codes": model.latent.tokens,
-            "images": _pictures(cameras),
+            "images": _pictures(cameras, side),
             "vision": {
                 **(encoded if "tower" in vision.names else {}),
-                **(_vggt(vision.vggt.special, vision.vggt.channels) if "vggt" in vision.names else {}),
-                **(_vggt(vision.vggt.special, model.adapter.channels) if model.backbone == "vggt" else {}),
+                **({"vggt": (vision.vggt.special + patches, vision.vggt.channels)} if "vggt" in vision.names else {}),
+                **(
+                    {"vggt": (vision.vggt.special + patches, model.adapter.channels)}
+                    if model.backbone == "vggt"
+                    else {}
+                ),
             },
         }
 
@@ -186,16 +192,17 @@ class ActRecipe(PolicyRecipe):
         """The model with fresh weights."""
         return ACTPolicy(self.model)
 
-    def example_sizes(self) -> Mapping[str, Any]:
+    def example_sizes(self, *, small: bool = True) -> Mapping[str, Any]:
         """Those of the model."""
         model = self.model
+        points, _, side = _SMALL if small else _REAL
         return {
-            "points": 400,
+            "points": points,
             "language": max(model.language.channels, 1),
             "state": model.state,
             "action": model.action,
             "horizon": model.horizon,
-            "images": _pictures(model.cameras),
+            "images": _pictures(model.cameras, side),
         }
 
 
@@ -208,9 +215,5 @@ def read_recipe(values: Mapping[str, Any]) -> PolicyRecipe:
     return KINDS.get(str(values.get("policy")), VlaRecipe).model_validate(values)
 
 
-def _pictures(cameras: Iterable[str]) -> dict[str, tuple[int, int]]:
-    return {name: (224, 224) if name == "rgb" else (_SIDE, _SIDE * 4 // 3) for name in cameras}
-
-
-def _vggt(special: int, channels: int) -> dict[str, tuple[int, int]]:
-    return {"vggt": (special + 16, channels)}
+def _pictures(cameras: Iterable[str], side: int) -> dict[str, tuple[int, int]]:
+    return {name: (224, 224) if name == "rgb" else (side, side * 4 // 3) for name in cameras}

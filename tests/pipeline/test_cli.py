@@ -33,6 +33,7 @@ COMMANDS = [
     ["eval", "policy"],
     ["bench", "s2d"],
     ["bench", "train"],
+    ["bench", "policy"],
 ]
 
 

@@ -106,6 +106,10 @@ class TextEncoder:
             self._known[text] = known
         return known
 
+    def forget(self) -> None:
+        """Compute instructions anew from now on: for those who time it."""
+        self._known.clear()
+
     def too_long(self, text: str) -> bool:
         """Whether an instruction has more tokens than count."""
         return len(self._tokenize(text)) > self.limit
