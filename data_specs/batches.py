@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,7 +49,7 @@ class TokenBatch(Batch):
     """Distinct coarse features of B frames.
 
     Attributes:
-        feat: f2 [T,C]. coord: f2 [T,3], normalised. count: i4 [T], points that share the row.
+        feat: f2 [T,C]. coord: f2 [T,3], normalised. count: u2 [T], points that share the row.
         offset: i8 [B+1]; frame b has rows offset[b]:offset[b+1].
     """
 
@@ -77,7 +78,7 @@ class CellBatch(Batch):
     """How many points of 14x14 cell `cell` share token `token` of their frame.
 
     Attributes:
-        cell: i8 [M], row * 14 + column. token: i8 [M], counted from the first token of its frame. count: i4 [M].
+        cell: u1 [M], row * 14 + column. token: u2 [M], counted from the first token of its frame. count: u2 [M].
         offset: i8 [B+1].
     """
 
@@ -97,7 +98,7 @@ class CellBatch(Batch):
 
     def packed_token(self, tokens: TokenBatch) -> Tensor:
         """Row of `tokens.feat` that each triplet means, i8 [M]."""
-        return tokens.offset[self.frame] + self.token
+        return tokens.offset[self.frame] + self.token.long()  # torch adds no unsigned integers to others
 
     @classmethod
     def example(cls, frames: int = 2, seed: int = 0) -> "CellBatch":
@@ -390,33 +391,21 @@ BATCHES: dict[str, type[Batch]] = {
 }
 """The batch type of each family of arrays."""
 
-# What torch computes with in place of the compact dtypes of the store: indices as int64, counts and levels as int32.
-_DTYPES: dict[str, torch.dtype] = {
-    "tokens/count": torch.int32,
-    "cells/cell": torch.int64,
-    "cells/token": torch.int64,
-    "cells/count": torch.int32,
-    "points/pixel": torch.int32,
-    "points/depth": torch.int32,
-}
+_WIDER = {"points/pixel": "<i4", "points/depth": "<i4"}
+"""Arrays that torch computes with directly; the others stay as compact as they are stored until something does."""
 
 
-def pack(family: str, arrays: dict[str, Any]) -> Batch:
-    """Arrays of a family (names without the prefix, writable) as its batch, in the dtypes of the batch."""
-    tensors = {}
-    for name, array in arrays.items():
-        dtype = _DTYPES.get(f"{family}/{name}")
-        tensors[name] = torch.from_numpy(array) if dtype is None else torch.from_numpy(array.astype(_NUMPY[dtype]))
-    return BATCHES[family](**tensors)
-
-
-def batch_dtype(name: str) -> Any:
+def batch_dtype(name: str) -> "np.dtype[Any]":
     """The numpy dtype that array `name` of a shard has in a batch."""
-    wide = _DTYPES.get(name)
-    return ARRAYS[name].dtype if wide is None else _NUMPY[wide]
+    return np.dtype(_WIDER.get(name, ARRAYS[name].dtype))
 
 
-_NUMPY = {torch.int32: "int32", torch.int64: "int64"}
+def pack(family: str, arrays: Mapping[str, Any]) -> Batch:
+    """Arrays of a family (names without the prefix, writable) as its batch, in the dtypes of the batch."""
+    dtypes = {name: batch_dtype(f"{family}/{name}") for name in arrays}
+    return BATCHES[family](
+        **{name: torch.from_numpy(array.astype(dtypes[name], copy=False)) for name, array in arrays.items()}
+    )
 
 
 def _owner(offset: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from pipeline.extract.pack import encode_images, pack_views
 from pipeline.extract.robot import check_robot
 from pipeline.store.assemble import assemble
 from pipeline.store.language import LanguageTable
+from pipeline.store.places import ClipPlaces
 from pipeline.store.shard import ShardReader
 
 CLOUDS = ("tokens", "cells", "points", "camera")
@@ -76,7 +77,7 @@ class LiveEncoder:
         places = [(_Memory(self._arrays(clip)), 0, 0) for clip in clips]
         wanted = [name for name in self.columns if name != LANGUAGE]
         time = np.array([clip.time[0] for clip in clips], dtype=np.float64)
-        return assemble(places, wanted, index=np.arange(len(clips)), time=time)
+        return assemble(ClipPlaces(places), wanted, index=np.arange(len(clips)), time=time)
 
     def language(self, texts: Sequence[str]) -> LanguageBatch:
         """Instructions as a batch, padded to the longest of them; each runs through the encoder once and is kept.

@@ -2,9 +2,9 @@
 
 import errno
 import io
-import mmap
 import os
 import tempfile
+import threading
 import uuid
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -17,6 +17,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.store.errors import StoreError, StoreRequestError
+from pipeline.store.mapping import map_file
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -28,10 +29,21 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _EXTRAS = {"s3": "s3", "s3a": "s3"}
 
 
+class Sliced(Protocol):
+    """Bytes that are read by slices start:stop, both inside."""
+
+    def __getitem__(self, place: slice, /) -> memoryview: ...
+
+
 class ByteSource(Protocol):
     """A file that is read in ranges."""
 
     size: int
+
+    @property
+    def slices(self) -> Sliced:
+        """The same bytes by slices: without any call where the file is mapped."""
+        ...
 
     def read(self, start: int, length: int) -> memoryview:
         """Bytes start:start+length; the caller has checked that they are inside."""
@@ -39,16 +51,19 @@ class ByteSource(Protocol):
 
 
 class MappedFile:
-    """A local file in memory by mmap: reading copies nothing, and the page cache is shared by all processes."""
+    """A local file in memory by mmap: reading copies nothing, and the page cache is shared by all processes.
+
+    Views of it keep the mapping; nothing keeps the file open, so that a process can map the shards of a large store.
+    """
 
     def __init__(self, path: str) -> None:
         with Path(path).open("rb") as file:
             self.size = os.fstat(file.fileno()).st_size
-            self._view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if self.size else b"")
+            self.slices = map_file(file.fileno(), self.size)
 
     def read(self, start: int, length: int) -> memoryview:
         """A view of the mapped bytes."""
-        return self._view[start : start + length]
+        return self.slices[start : start + length]
 
 
 class RemoteFile:
@@ -60,7 +75,13 @@ class RemoteFile:
     def __init__(self, fs: Any, path: str) -> None:
         self._fs, self._path = fs, path
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
+        self._lock = threading.Lock()
         self.size = int(fs.info(path)["size"])
+
+    @property
+    def slices(self) -> Sliced:
+        """Reads by slices."""
+        return _RemoteSlices(self)
 
     def read(self, start: int, length: int) -> memoryview:
         """The bytes of at most two requests."""
@@ -71,13 +92,22 @@ class RemoteFile:
         return memoryview(data)[start - first * self.BLOCK :][:length]
 
     def _block(self, number: int) -> bytes:
-        if number not in self._blocks:
-            end = min((number + 1) * self.BLOCK, self.size)
-            self._blocks[number] = bytes(self._fs.cat_file(self._path, start=number * self.BLOCK, end=end))
-        self._blocks.move_to_end(number)
-        while len(self._blocks) > self.KEPT:
-            self._blocks.popitem(last=False)
-        return self._blocks[number]
+        with self._lock:
+            if number not in self._blocks:
+                end = min((number + 1) * self.BLOCK, self.size)
+                self._blocks[number] = bytes(self._fs.cat_file(self._path, start=number * self.BLOCK, end=end))
+            self._blocks.move_to_end(number)
+            while len(self._blocks) > self.KEPT:
+                self._blocks.popitem(last=False)
+            return self._blocks[number]
+
+
+@dataclass(frozen=True)
+class _RemoteSlices:
+    file: RemoteFile
+
+    def __getitem__(self, place: slice) -> memoryview:
+        return self.file.read(place.start, place.stop - place.start)
 
 
 class SourceIO(io.RawIOBase):

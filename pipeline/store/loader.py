@@ -1,8 +1,5 @@
 """Reads a store: a map-style dataset of clips, batches of frames, pairs of frames."""
 
-import os
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,16 +15,16 @@ from data_specs.records import ClipRecord, exclusive_sum
 from data_specs.shards import Manifest
 from pipeline.store.assemble import assemble, columns_of
 from pipeline.store.columns import content_digest, record_from_arrays
-from pipeline.store.errors import ShardError, StoreRequestError
+from pipeline.store.errors import StoreRequestError
 from pipeline.store.language import LanguageTable, read_language
 from pipeline.store.layout import StoreLayout
+from pipeline.store.open_shards import OpenShards
 from pipeline.store.pairs import PairIndex, find_pairs
-from pipeline.store.shard import ShardReader, open_shard
+from pipeline.store.places import Places
+from pipeline.store.shard import ShardReader
+from pipeline.store.table import FrameTable, TablePlaces
 from pipeline.store.views import FrameView, PairView
 from stages.clouds import unpack_clouds
-
-OPEN_SHARDS = 128
-"""Shards that a process keeps open; an open file each."""
 
 Indices = Sequence[int] | Array | Tensor
 
@@ -69,16 +66,19 @@ class Store(Dataset[ClipRecord]):
         self.clips: Any = table.combine_chunks()
         """The index as a `pyarrow.Table`, a row a clip (see `pipeline.store.index`)."""
         names = table["shard"].to_pylist()
-        self._shards = sorted(set(names))
-        place = {name: i for i, name in enumerate(self._shards)}
-        self._shard = np.array([place[name] for name in names], dtype=np.int32)
-        self._row = table["row"].to_numpy().astype(np.int32)
+        shards = sorted(set(names))
+        place = {name: i for i, name in enumerate(shards)}
         self.start = exclusive_sum(table["frames"].to_numpy())
         """i8 [n+1]: frames of clip i are start[i]:start[i+1]."""
         times = table["time"].combine_chunks()
         self.time: Array = np.asarray(times.flatten(), dtype=np.float64) if len(table) else np.zeros(0)
         """f8 [F], seconds of every frame in its video."""
-        self._readers = _Readers(self.layout)
+        self._table = FrameTable(
+            OpenShards(self.layout, shards),
+            shard=np.array([place[name] for name in names], dtype=np.int32),
+            row=table["row"].to_numpy().astype(np.int32),
+            start=self.start,
+        )
 
     @property
     def manifest(self) -> Manifest:
@@ -91,7 +91,7 @@ class Store(Dataset[ClipRecord]):
         return int(self.start[-1])
 
     def __len__(self) -> int:
-        return len(self._row)
+        return len(self.start) - 1
 
     def __getitem__(self, index: int) -> ClipRecord:
         """A clip. IndexError past the end; ShardError when its shard is damaged."""
@@ -122,15 +122,11 @@ class Store(Dataset[ClipRecord]):
     def locate(self, index: int) -> tuple[ShardReader, int]:
         """The open shard of a clip, and the clip's row in it."""
         i = self._clip_index(index)
-        reader = self._readers.open(self._shards[int(self._shard[i])])
-        row = int(self._row[i])
-        if row >= len(reader.lengths) or int(reader.lengths[row]) != int(self.start[i + 1] - self.start[i]):
-            raise ShardError(
-                reader.name, None, f"clip {row} has other frames than the index says: `--verify` the store"
-            )
-        return reader, row
+        return self._table.reader(i), int(self._table.row[i])
 
-    def batch(self, indices: Indices, columns: Sequence[str] = ("tokens", "cells")) -> FrameBatch:
+    def batch(
+        self, indices: Indices, columns: Sequence[str] = ("tokens", "cells"), *, pin_memory: bool = False
+    ) -> FrameBatch:
         """Frames packed into tensors, in the order given.
 
         Args:
@@ -138,14 +134,18 @@ class Store(Dataset[ClipRecord]):
             columns: of `tokens`, `cells`, `points`, `camera`, `rgb`, `state`, `action`, `is_pad`, `extra/NAME`,
                 `vision/NAME`, `views/NAME`; `points/NAME` and `camera/NAME` read one array of these, which comes in
                 `extra` by that name.
+            pin_memory: pack straight into page-locked memory, which goes to a GPU without waiting.
 
         Raises:
             IndexError: a frame outside of the store. ValueError: an unknown column, or one the store lacks.
         """
         flat = _as_indices(indices)
-        clip, frame = self.clip_of(flat)
-        places = [(*self.locate(int(c)), int(f)) for c, f in zip(clip, frame, strict=True)]
-        return assemble(places, columns, index=flat, time=self.time[flat])
+        return assemble(self.places(flat), columns, index=flat, time=self.time[flat], pin_memory=pin_memory)
+
+    def places(self, indices: Indices) -> Places:
+        """Where frames are; IndexError for one outside of the store."""
+        flat = _as_indices(indices)
+        return TablePlaces(self._table, flat, *self.clip_of(flat))
 
     def language(self) -> LanguageTable | None:
         """The frozen text encoder's outputs of all instructions, read anew; None for a store without an encoder.
@@ -192,37 +192,6 @@ class Store(Dataset[ClipRecord]):
         if not 0 <= i < len(self):
             raise IndexError(f"clip {index} is outside of the store's {len(self)} clips")
         return i
-
-
-class _Readers:
-    """The shards that this process has open, the least recently used closed first."""
-
-    def __init__(self, layout: StoreLayout) -> None:
-        self._layout = layout
-        self._reset()
-
-    def _reset(self) -> None:
-        self._process = os.getpid()
-        self._lock = threading.Lock()
-        self._open: OrderedDict[str, ShardReader] = OrderedDict()
-
-    def open(self, shard: str) -> ShardReader:
-        if self._process != os.getpid():  # forked: a remote handle must not be shared
-            self._reset()
-        with self._lock:
-            if shard not in self._open:
-                self._open[shard] = open_shard(self._layout.source(shard), shard, self._layout.manifest.format)
-            self._open.move_to_end(shard)
-            while len(self._open) > OPEN_SHARDS:
-                self._open.popitem(last=False)
-            return self._open[shard]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"layout": self._layout}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._layout = state["layout"]
-        self._reset()
 
 
 def _as_indices(indices: Indices) -> Array:

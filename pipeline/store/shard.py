@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from data_specs.arrays import Array
 from data_specs.shards import Format, offset_name
 from pipeline.store.errors import ShardError
-from pipeline.store.files import ByteSource
+from pipeline.store.files import ByteSource, Sliced
 
 
 class ShardReader(ABC):
@@ -68,6 +69,32 @@ class ShardReader(ABC):
             raise ShardError(self.name, name, "is not in the shard")
 
 
+class Extent(NamedTuple):
+    """Where the rows of some clips of an uncompressed array are: each clip's first byte i8 [n]; what a row is."""
+
+    start: Array
+    dtype: "np.dtype[Any]"
+    shape: tuple[int, ...]
+
+
+class FileShard(ShardReader):
+    """A shard in a file, with the places of its bytes. What it gives has been checked to lie inside the array.
+
+    `slices` are the bytes of the file. `whole` says that all clips are placed as fast as one.
+    """
+
+    slices: Sliced
+    whole: bool
+
+    @abstractmethod
+    def extent(self, name: str, clips: Array) -> Extent:
+        """Where clips i8 [n] begin in array `name`, which is not compressed. ShardError for one of another shape."""
+
+    @abstractmethod
+    def frame_rows(self, offset: str, clips: Array) -> tuple[Array, Array]:
+        """First row, counted from the clip's first, and number of rows, i8 [F] each, of all frames of some clips."""
+
+
 def as_array(data: memoryview, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> Array:
     """Bytes as a read-only array, without a copy."""
     array = np.frombuffer(data, dtype=dtype).reshape(shape)
@@ -76,7 +103,7 @@ def as_array(data: memoryview, dtype: np.dtype[np.generic], shape: tuple[int, ..
     return array
 
 
-def open_shard(source: ByteSource, name: str, store_format: Format) -> ShardReader:
+def open_shard(source: ByteSource, name: str, store_format: Format) -> FileShard:
     """Open a shard's data file. ShardError when its structure is damaged."""
     if store_format == "zarr":
         from pipeline.store.zarr_reader import ZarrShard

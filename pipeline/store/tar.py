@@ -20,12 +20,12 @@ import numpy as np
 
 from data_specs.arrays import Array
 from data_specs.records import ClipRecord
-from data_specs.shards import ARRAYS, CLIP_OFFSET, SCHEMA_VERSION, array_spec, offset_name
+from data_specs.shards import ARRAYS, CLIP_OFFSET, EXTRA, SCHEMA_VERSION, array_spec, offset_name
 from pipeline.store.columns import missing_partners, record_arrays
 from pipeline.store.errors import ShardError
 from pipeline.store.files import ByteSource, SourceIO
 from pipeline.store.rules import offset_problem
-from pipeline.store.shard import ShardReader, as_array
+from pipeline.store.shard import Extent, FileShard, as_array
 
 _POINTS = "points.npz"
 _HEAD = re.compile(rb"\{'descr': '([<|][fiub]\d)', 'fortran_order': False, 'shape': \(([\d, ]*)\), \}\s*")
@@ -83,15 +83,17 @@ def _pack(arrays: dict[str, Array]) -> tuple[bytes, dict[str, int]]:
     return buffer.getvalue(), sizes
 
 
-class TarShard(ShardReader):
+class TarShard(FileShard):
     """A shard of format `webdataset`. Raises ShardError when the tar, a header or an offset is damaged.
 
     Offsets of a clip are checked when the clip is first touched. Over a remote file the whole tar is walked to find
     its members: prefer zarr shards for random access from afar.
     """
 
+    whole = False
+
     def __init__(self, source: ByteSource, name: str) -> None:
-        self.name = name
+        self.name, self.slices = name, source.slices
         self._source = source
         self._members = self._walk()
         self.keys = tuple(self._members)
@@ -135,6 +137,26 @@ class TarShard(ShardReader):
     def unpack(self, name: str, clip: int, frames: Sequence[int], out: Array, rows: Sequence[int]) -> None:
         """Rows of a clip, which is decompressed as a whole."""
         out[rows] = self.clip_array(name, clip)[frames]
+
+    def extent(self, name: str, clips: Array) -> Extent:
+        """Each clip's array is a member of its own."""
+        self._need(name)
+        ragged = offset_name(name)
+        found: list[tuple[int, np.dtype[Any], tuple[int, ...]]] = []
+        for clip in clips.tolist():
+            start, dtype, shape = self._head(name, clip)
+            rows = int(self.lengths[clip]) if ragged is None else int(self.offset(ragged, clip)[-1])
+            if shape[0] != rows and not name.startswith(EXTRA):
+                raise self._damaged(name, clip, f"has {shape[0]} rows, expected {rows}")
+            if found and found[0][1:] != (dtype, shape[1:]):
+                raise self._damaged(name, clip, f"has rows {dtype} {shape[1:]}, other clips {found[0][1:]}")
+            found.append((start, dtype, shape[1:]))
+        return Extent(np.array([start for start, _, _ in found], dtype=np.int64), *found[0][1:])
+
+    def frame_rows(self, offset: str, clips: Array) -> tuple[Array, Array]:
+        """From the offsets of each clip."""
+        ends = [self.offset(offset, clip) for clip in clips.tolist()]
+        return np.concatenate([end[:-1] for end in ends]), np.concatenate([np.diff(end) for end in ends])
 
     def _rows(self, name: str, clip: int, start: int, stop: int) -> Array:
         begin, dtype, shape = self._head(name, clip)

@@ -12,15 +12,16 @@ from io import BufferedReader
 from typing import Any, Protocol
 
 import numpy as np
-from numcodecs.blosc import Blosc  # type: ignore[import-untyped]
+from numcodecs import blosc  # type: ignore[import-untyped]
 
 from data_specs.arrays import Array
+from data_specs.records import exclusive_sum
 from data_specs.shards import ARRAYS, CLIP_OFFSET, EXTRA, array_spec, offset_name
 from pipeline.store.columns import leading_dim, missing_partners
 from pipeline.store.errors import ShardError
 from pipeline.store.files import ByteSource, SourceIO
 from pipeline.store.rules import offset_problem
-from pipeline.store.shard import ShardReader, as_array
+from pipeline.store.shard import Extent, FileShard, as_array
 from pipeline.store.zarr_writer import EXTRA_OFFSET
 
 _MISSING = 2**64 - 1
@@ -39,12 +40,12 @@ class _Raw:
     """An uncompressed array in the file."""
 
     def __init__(self, source: ByteSource, start: int, dtype: "np.dtype[Any]", shape: tuple[int, ...]) -> None:
-        self.shape, self._source, self._start, self._dtype = shape, source, start, dtype
-        self._row = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
+        self.shape, self.start, self.dtype, self._source = shape, start, dtype, source
+        self.row = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
 
     def read(self, start: int, stop: int) -> Array:
-        data = self._source.read(self._start + start * self._row, (stop - start) * self._row)
-        return as_array(data, self._dtype, (stop - start, *self.shape[1:]))
+        data = self._source.read(self.start + start * self.row, (stop - start) * self.row)
+        return as_array(data, self.dtype, (stop - start, *self.shape[1:]))
 
 
 class _ByFrame:
@@ -55,7 +56,6 @@ class _ByFrame:
     ) -> None:
         self.shape, self._source, self._start, self._size, self._dtype = shape, source, start, size, dtype
         self._index: Array | None = None
-        self._codec = Blosc()
 
     def read(self, start: int, stop: int) -> Array:
         out = np.empty((stop - start, *self.shape[1:]), dtype=self._dtype)
@@ -77,7 +77,7 @@ class _ByFrame:
         if (expanded, packed) != (whole.nbytes, size):
             raise ValueError(f"frame {frame} has {expanded} bytes in {packed}, expected {whole.nbytes} in {size}")
         try:
-            self._codec.decode(data, whole)
+            blosc.decompress(data, whole)
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"frame {frame} does not decompress ({error})") from error
         if whole is not row:
@@ -94,11 +94,13 @@ class _ByFrame:
         return self._index
 
 
-class ZarrShard(ShardReader):
+class ZarrShard(FileShard):
     """A shard of format `zarr`. Raises ShardError when its directory, metadata or offsets are damaged."""
 
+    whole = True
+
     def __init__(self, source: ByteSource, name: str) -> None:
-        self.name = name
+        self.name, self.slices = name, source.slices
         self._source = source
         self._entries = self._directory()
         self._columns = self._open_columns()
@@ -153,6 +155,23 @@ class ZarrShard(ShardReader):
                 column.decode(first + frame, out[row])
         except ValueError as error:
             raise ShardError(self.name, name, str(error)) from error
+
+    def extent(self, name: str, clips: Array) -> Extent:
+        """Clips lie one after the other in a column."""
+        self._need(name)
+        column = self._columns[name]
+        assert isinstance(column, _Raw), f"{name} is compressed"
+        ragged = offset_name(name)
+        first = self._extra[name] if name.startswith(EXTRA) else self._first
+        row = first[clips] if ragged is None else self._offsets[ragged][first[clips]]
+        return Extent(column.start + row * column.row, column.dtype, column.shape[1:])
+
+    def frame_rows(self, offset: str, clips: Array) -> tuple[Array, Array]:
+        """From the offsets of the shard."""
+        first, count = self._first[clips], self.lengths[clips]
+        frame = np.repeat(first - exclusive_sum(count)[:-1], count) + np.arange(count.sum())
+        ends = self._offsets[offset]
+        return ends[frame] - np.repeat(ends[first], count), ends[frame + 1] - ends[frame]
 
     def _span(self, name: str, clip: int) -> tuple[int, int]:
         self._need(name)

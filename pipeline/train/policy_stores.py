@@ -25,6 +25,7 @@ from pipeline.store.assemble import assemble
 from pipeline.store.identity import differing_model
 from pipeline.store.language import LanguageTable
 from pipeline.store.loader import Store
+from pipeline.store.places import JoinedPlaces
 
 LANGUAGE_COLUMN = "language"
 """What a policy calls the instructions among its columns; they are a file of the store, not an array of its shards."""
@@ -110,13 +111,16 @@ class PolicyStores:
 
     def batch(self, frames: Array, columns: Sequence[str]) -> FrameBatch:
         """Frames of any of the stores, packed in the order given; `index` counts through the stores."""
-        places, times = [], []
-        for frame, clip in zip(frames.tolist(), self.clip_of(frames).tolist(), strict=True):
-            store, local = self._local(clip)
-            at = int(frame - self.start[clip])
-            places.append((*store.locate(local), at))
-            times.append(store.time[store.start[local] + at])
-        return assemble(places, columns, index=frames, time=np.array(times, dtype=np.float64))
+        owners = np.searchsorted(self._first_frame, frames, side="right") - 1
+        time, places, positions = np.empty(len(frames)), [], []
+        for number in np.unique(owners).tolist():
+            store, at = self.stores[number], np.flatnonzero(owners == number)
+            local = frames[at] - self._first_frame[number]
+            places.append(store.places(local))
+            positions.append(at)
+            time[at] = store.time[local]
+        joined = places[0] if len(places) == 1 else JoinedPlaces(places, positions)
+        return assemble(joined, columns, index=frames, time=time)
 
     def language(self, clips: Array) -> LanguageBatch:
         """The instructions of some clips, in their order; padded to the longest of the stores."""

@@ -72,10 +72,16 @@ def test_both_formats_give_equal_batches(tmp_path):
 def test_only_the_columns_asked_for_are_read(store, monkeypatch):
     reader, _ = store.locate(0)
     read = []
-    rows = type(reader).rows
-    monkeypatch.setattr(type(reader), "rows", lambda self, name, *a: read.append(name) or rows(self, name, *a))
+    for method in ("rows", "extent", "unpack"):
+        real = getattr(type(reader), method)
+        monkeypatch.setattr(
+            type(reader), method, lambda self, name, *a, real=real: read.append(name) or real(self, name, *a)
+        )
     batch = store.batch([0, 1], columns=("tokens",))
     assert set(read) == {"tokens/feat", "tokens/coord", "tokens/count"}
+    read.clear()
+    store.batch([0, 1], columns=("points/conf",))
+    assert set(read) == {"points/conf"}
     assert batch.cells is None and batch.points is None and batch.state is None
 
 

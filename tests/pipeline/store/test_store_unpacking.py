@@ -40,7 +40,7 @@ def test_threads_and_clips_give_the_same_points(store: Store, threads: int) -> N
         for name in ("pixel", "rgb", "depth", "conf"):
             np.testing.assert_array_equal(getattr(batch.points, name)[b].numpy(), getattr(points, name)[frame])
     assert batch.points.pixel.dtype == torch.int32 and batch.points.conf.dtype == torch.uint8
-    names = {thread.name for thread in threading.enumerate() if thread.name.startswith("cla-unpack")}
+    names = {thread.name for thread in threading.enumerate() if thread.name.startswith("cla-batch")}
     assert threads == 1 or names
 
 

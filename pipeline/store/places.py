@@ -1,0 +1,151 @@
+"""Where the frames of a batch are: pieces of mapped files, or frames to be decompressed.
+
+Shape legend: B frames of the batch, n arrays asked for.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data_specs.arrays import Array
+from pipeline.store.columns import raw_bytes
+from pipeline.store.decode import Unpacking
+from pipeline.store.files import Sliced
+from pipeline.store.shard import ShardReader
+
+
+class RowType(NamedTuple):
+    """What a row of an array is: its dtype, and its shape without the first dimension."""
+
+    dtype: "np.dtype[Any]"
+    shape: tuple[int, ...]
+
+
+class Pieces(NamedTuple):
+    """The bytes of an array for each of B frames: `files[b][start[b]:stop[b]]`, whole rows of one type."""
+
+    kind: RowType
+    files: Sequence[Sliced]
+    start: list[int]
+    stop: list[int]
+
+
+class Places(ABC):
+    """B frames, wherever they are. Methods raise ValueError for an array that is not there, ShardError for damage."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def pieces(self, names: Sequence[str]) -> list[Pieces]:
+        """The bytes of uncompressed arrays, in the order of `names`."""
+
+    @abstractmethod
+    def lengths(self, offset: str) -> Array:
+        """Rows i8 [B] of each frame, of the arrays that offset array `offset` cuts."""
+
+    @abstractmethod
+    def row_shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a row of an array that may be compressed."""
+
+    @abstractmethod
+    def unpackings(self, name: str, out: Array) -> list[Unpacking]:
+        """What writes the rows [B, ...] of an array that may be compressed to `out`."""
+
+
+def need_array(name: str, readers: Iterable[ShardReader]) -> None:
+    """ValueError for a shard that lacks an array."""
+    for reader in readers:
+        if name not in reader.arrays:
+            raise ValueError(f"the store has no {name!r}: shard {reader.name} holds {', '.join(reader.arrays)}")
+
+
+class ClipPlaces(Places):
+    """Frames given one by one as (shard, row of the clip in it, frame of the clip)."""
+
+    def __init__(self, places: Sequence[tuple[ShardReader, int, int]]) -> None:
+        self._places = places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def lengths(self, offset: str) -> Array:
+        """From each clip's offsets."""
+        parts = [(reader.offset(offset, clip), frame) for reader, clip, frame in self._places]
+        return np.array([part[frame + 1] - part[frame] for part, frame in parts], dtype=np.int64)
+
+    def pieces(self, names: Sequence[str]) -> list[Pieces]:
+        """Each frame's rows by themselves."""
+        found = []
+        for name in names:
+            need_array(name, (reader for reader, _, _ in self._places))
+            rows = [reader.frame(name, clip, frame) for reader, clip, frame in self._places]
+            files = [raw_bytes(part) for part in rows]
+            kind = RowType(rows[0].dtype, rows[0].shape[1:])
+            found.append(Pieces(kind, files, [0] * len(files), [len(file) for file in files]))
+        return found
+
+    def row_shape(self, name: str) -> tuple[int, ...]:
+        """That of the first frame."""
+        need_array(name, (reader for reader, _, _ in self._places))
+        reader, clip, _ = self._places[0]
+        return reader.row_shape(name, clip)
+
+    def unpackings(self, name: str, out: Array) -> list[Unpacking]:
+        """Frame by frame."""
+        return [
+            Unpacking(reader, name, clip, [frame], out, [b]) for b, (reader, clip, frame) in enumerate(self._places)
+        ]
+
+
+_OTHERS = "the stores have rows of other shapes in {name!r} ({shapes}): read one store at a time"
+
+
+class JoinedPlaces(Places):
+    """Frames of several stores: part i gives the frames at positions `at[i]` of the batch."""
+
+    def __init__(self, parts: Sequence[Places], at: Sequence[Array]) -> None:
+        self._parts, self._at = parts, [positions.tolist() for positions in at]
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self._parts)
+
+    def lengths(self, offset: str) -> Array:
+        """In the order of the batch."""
+        out = np.empty(len(self), dtype=np.int64)
+        for part, at in zip(self._parts, self._at, strict=True):
+            out[at] = part.lengths(offset)
+        return out
+
+    def pieces(self, names: Sequence[str]) -> list[Pieces]:
+        """In the order of the batch."""
+        each = [part.pieces(names) for part in self._parts]
+        return [self._merged(name, [pieces[i] for pieces in each]) for i, name in enumerate(names)]
+
+    def row_shape(self, name: str) -> tuple[int, ...]:
+        """That of all parts; ValueError when they differ."""
+        first, *others = (part.row_shape(name) for part in self._parts)
+        if any(other != first for other in others):
+            raise ValueError(_OTHERS.format(name=name, shapes={first, *others}))
+        return first
+
+    def unpackings(self, name: str, out: Array) -> list[Unpacking]:
+        """To the rows of the batch."""
+        tasks = []
+        for part, at in zip(self._parts, self._at, strict=True):
+            tasks += [replace(task, rows=[at[row] for row in task.rows]) for task in part.unpackings(name, out)]
+        return tasks
+
+    def _merged(self, name: str, pieces: Sequence[Pieces]) -> Pieces:
+        kinds = {part.kind for part in pieces}
+        if len(kinds) > 1:
+            raise ValueError(_OTHERS.format(name=name, shapes=kinds))
+        files: list[Any] = [None] * len(self)
+        start, stop = [0] * len(self), [0] * len(self)
+        for part, at in zip(pieces, self._at, strict=True):
+            for b, file, low, high in zip(at, part.files, part.start, part.stop, strict=True):
+                files[b], start[b], stop[b] = file, low, high
+        return Pieces(pieces[0].kind, files, start, stop)
