@@ -19,6 +19,7 @@ Shape legend: B moments, P points, S slots, n points around a slot, L language t
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -134,6 +135,11 @@ class Pointing(VisionPart):
         wanted = self.training or POINTING_NAME in batch.frames.extra
         losses = self._losses(batch, pointed) if wanted else {}
         return VisionTokens(tokens=tokens, losses=losses)
+
+    def frozen_features(self, batch: PolicyBatch) -> Iterator[tuple[Standardise, Tensor]]:
+        """The features of the distinct tokens."""
+        if self.features is not None:
+            yield self.features, batch.frames.need_tokens().feat
 
     def point(self, batch: PolicyBatch, language: LanguageTokens) -> Pointed:
         """Where the slots point."""

@@ -53,8 +53,9 @@ class VLAConfig:
         normalise: how states and actions are normalised. frame: `hand` turns actions into the yaw frame of the hand and
             hides x, y and yaw from the state (`HandFrame`).
         rotation: an absolute rotation in the action, and how the network sees it.
-        token_dropout: share of the vision's tokens that training hides. state_dropout: share of the moments at which
-            it hides the state.
+        token_dropout: share of the vision's tokens that training hides. word_dropout: of the instruction's, from all but
+            the parts of the vision, so that few demonstrations are not told apart by their wording. state_dropout:
+            share of the moments at which it hides the state.
         auxiliary: weight of the losses that the vision's parts bring.
         checkpoint: recompute activations in the backward pass, those of the parts too.
     """
@@ -74,6 +75,7 @@ class VLAConfig:
     normalise: Mode = "quantile"
     frame: Literal["world", "hand"] = "world"
     token_dropout: float = 0.0
+    word_dropout: float = 0.0
     state_dropout: float = 0.0
     auxiliary: float = 1.0
     checkpoint: bool = False
@@ -227,12 +229,16 @@ class VLA(nn.Module):
 
         `hide`: tokens are left out at random, as the config says.
         """
-        token_dropout, state_dropout = (self.config.token_dropout, self.config.state_dropout) if hide else (0.0, 0.0)
+        config = self.config
+        token_dropout, word_dropout, state_dropout = (
+            (config.token_dropout, config.word_dropout, config.state_dropout) if hide else (0.0, 0.0, 0.0)
+        )
         spans: list[Span] = []
         language: LanguageTokens | None = None
         if self.language is not None:
             language = self.language(batch.need_language())
-            spans.append(self._span("language", language.tokens, mask=language.mask, order="chain"))
+            heard = _dropped(language.tokens, language.mask, word_dropout, draw)
+            spans.append(self._span("language", language.tokens, mask=heard, order="chain"))
         auxiliary: dict[str, Tensor] = {}
         for name, part in self.parts.items():
             seen: VisionTokens = part(batch, language)
@@ -331,6 +337,10 @@ def _check(config: VLAConfig) -> None:
             raise ValueError(f"there is no {name} {value!r}: choose {' or '.join(choices)}")
     if config.frame == "hand" and config.rotation.start >= 0:
         raise ValueError("frame=hand is for actions that are deltas: it cannot be used with an absolute rotation")
-    for name, share in (("token_dropout", config.token_dropout), ("state_dropout", config.state_dropout)):
+    for name, share in (
+        ("token_dropout", config.token_dropout),
+        ("word_dropout", config.word_dropout),
+        ("state_dropout", config.state_dropout),
+    ):
         if not 0 <= share < 1:
             raise ValueError(f"{name} is a share from 0 to under 1, got {share}")
