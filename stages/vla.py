@@ -53,8 +53,8 @@ class VLAConfig:
         normalise: how states and actions are normalised. frame: `hand` turns actions into the yaw frame of the hand and
             hides x, y and yaw from the state (`HandFrame`).
         rotation: an absolute rotation in the action, and how the network sees it.
-        token_dropout: share of the vision's tokens that training hides. word_dropout: of the instruction's, from all but
-            the parts of the vision, so that few demonstrations are not told apart by their wording. state_dropout:
+        token_dropout: share of the vision's tokens that training hides. word_dropout: of the instruction's, from all
+            but the parts of the vision: few demonstrations shall not be told apart by their wording. state_dropout:
             share of the moments at which it hides the state.
         auxiliary: weight of the losses that the vision's parts bring.
         checkpoint: recompute activations in the backward pass, those of the parts too.
