@@ -11,6 +11,7 @@ from stages.heads.chunk import ChunkConfig
 from stages.heads.diffusion import DiffusionHeadConfig
 from stages.heads.latent import LatentConfig
 from stages.language import LanguageConfig
+from stages.pointing import PointingConfig
 from stages.resnet import ResNetConfig
 from stages.vision import ConcertoConfig, TowerConfig, VGGTTokensConfig, VisionConfig
 from stages.vla import AdapterConfig, VLAConfig
@@ -89,6 +90,10 @@ def _tabletop(name: str, parts: str, *, augment: AugmentSection | None = None, *
     )
 
 
+_SLOTS = VisionConfig(
+    parts="pointing", pointing=PointingConfig(features=8, points=768, hidden=32, shape=32, relation=256)
+)
+
 _TABLETOP_3D = VlaRecipe(
     name="tabletop_vla_3d",
     train=TrainSection(
@@ -104,7 +109,8 @@ _TABLETOP_3D = VlaRecipe(
     data=MomentsSection(balance="key"),
     encoders=_TINY,
     model=replace(
-        _of(_TABLETOP, "pointing"),
+        _TABLETOP,
+        vision=_SLOTS,
         queries=4,
         horizon=20,
         frame="hand",
