@@ -91,7 +91,7 @@ def _tabletop(name: str, parts: str, *, augment: AugmentSection | None = None, *
 
 
 _SLOTS = VisionConfig(
-    parts="pointing", pointing=PointingConfig(features=8, points=768, hidden=32, shape=32, relation=256)
+    parts="pointing", pointing=PointingConfig(features=0, points=768, hidden=32, shape=32, relation=256)
 )
 
 _TABLETOP_3D = VlaRecipe(
