@@ -3,7 +3,7 @@
 An observation is encoded by itself, as extraction does with `robot.live`; nothing of the policy is imported here.
 """
 
-import pickle
+import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -64,7 +64,7 @@ class _LiveEyes:
         self._encoder, self._sight = encoder, sight
 
     def __call__(self, observation: Observation, key: str) -> bytes:
-        """A pickled `Moment`: tensors sent as themselves would hold files open."""
+        """A saved `Moment`: tensors sent as themselves would hold files open, and pickled by themselves lose uint16."""
         clip = self._sight.clip(observation, key)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as many processes as cores do this, and sums must not depend on their number
@@ -73,4 +73,6 @@ class _LiveEyes:
             language = self._encoder.language([clip.text]) if LANGUAGE in self._encoder.columns else None
         finally:
             torch.set_num_threads(threads)
-        return pickle.dumps((frames, language))
+        saved = io.BytesIO()
+        torch.save((frames, language), saved)
+        return saved.getvalue()
