@@ -3,7 +3,6 @@
 Shape legend: B moments, H steps of a chunk, A dimensions of an action.
 """
 
-import io
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +10,7 @@ import torch
 from data_specs.arrays import Array
 from data_specs.batches import PolicyBatch
 from pipeline.evaluate.policy.collate import join
-from pipeline.evaluate.policy.live import Moment
+from pipeline.evaluate.policy.live import Moment, saved_moment
 from pipeline.evaluate.policy.loading import LoadedPolicy
 from pipeline.evaluate.policy.trials import Look
 from pipeline.train.policy_data import with_pictures
@@ -32,9 +31,7 @@ class RunPolicy:
     @torch.inference_mode()
     def act(self, looks: Sequence[Look]) -> Array:
         """Chunks f4 [B,H,A] for the moments seen."""
-        batch = policy_batch(
-            [torch.load(io.BytesIO(look.seen), weights_only=False) for look in looks]
-        )  # from our own process
+        batch = policy_batch([saved_moment(look.seen) for look in looks])
         device = self._loaded.device
         draw = Draw.whole(len(looks), seed=self._seed, step=self._asked, device=device)
         self._asked += 1

@@ -76,3 +76,9 @@ class _LiveEyes:
         saved = io.BytesIO()
         torch.save((frames, language), saved)
         return saved.getvalue()
+
+
+def saved_moment(data: bytes) -> Moment:
+    """The moment that eyes of this program have saved. Nothing of anybody else's is ever read with it."""
+    moment: Moment = torch.load(io.BytesIO(data), weights_only=False)
+    return moment

@@ -13,7 +13,7 @@ from pipeline.config import ExtractRecipe, RequestError, override
 from pipeline.evaluate.policy.acting import policy_batch
 from pipeline.evaluate.policy.environment import EnvironmentOptions, EnvironmentSpec
 from pipeline.evaluate.policy.libero import LIBERO
-from pipeline.evaluate.policy.live import LiveEyes
+from pipeline.evaluate.policy.live import LiveEyes, saved_moment
 from pipeline.evaluate.policy.sight import Sight
 from pipeline.evaluate.policy.tabletop import TABLETOP, TabletopEnvironment
 from pipeline.extract.progress import Reporter, Tally
@@ -85,7 +85,7 @@ def test_what_is_seen_live_is_what_the_store_has_of_the_same_moments(store: Stor
         while step < round(time * TABLETOP.hz):
             observation = environment.step(episode.action[step], look=True).observation or observation
             step += 1
-        moments.append(pickle.loads(eyes(observation, info.key)))
+        moments.append(saved_moment(eyes(observation, info.key)))
     live = policy_batch(moments)
     frames = store.batch(range(info.frames), [column for column in COLUMNS if column != "language"])
     table = store.language()
@@ -100,7 +100,7 @@ def test_what_is_seen_live_is_what_the_store_has_of_the_same_moments(store: Stor
 def test_only_the_models_that_are_needed_are_loaded(store: Store) -> None:
     eyes = eyes_of(store, ("rgb", "state"), models=())()
     environment = TabletopEnvironment(EnvironmentOptions(views=("agent",), render_size=112))
-    frames, language = pickle.loads(eyes(environment.reset(seed=0, index=0, task="reach"), "key"))  # type: ignore[arg-type]
+    frames, language = saved_moment(eyes(environment.reset(seed=0, index=0, task="reach"), "key"))  # type: ignore[arg-type]
     assert language is None and frames.tokens is None
     assert frames.rgb is not None and frames.state.shape == (1, 8)
 

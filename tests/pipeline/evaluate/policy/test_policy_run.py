@@ -21,7 +21,7 @@ from pipeline.evaluate.policy.execution import Execution
 from pipeline.evaluate.policy.hands import LocalHands, ProcessHands
 from pipeline.evaluate.policy.heldout import held_out_clips, open_loop
 from pipeline.evaluate.policy.judge import JudgeRequest, judge
-from pipeline.evaluate.policy.live import LiveEyes
+from pipeline.evaluate.policy.live import LiveEyes, saved_moment
 from pipeline.evaluate.policy.loading import LoadedPolicy
 from pipeline.evaluate.policy.rollout import roll_out
 from pipeline.evaluate.policy.slots import SlotsSetup
@@ -97,7 +97,6 @@ def test_actions_do_not_depend_on_the_number_of_processes(run: Path) -> None:
 
 def test_what_a_policy_does_live_is_what_it_does_on_its_store(run: Path, store: str) -> None:
     """The batch that the loop makes of moments seen live gives the actions that the store's batch gives."""
-    import pickle
 
     from pipeline.evaluate.policy.tabletop import TabletopEnvironment
     from pipeline.sim.episode import demonstrate
@@ -112,7 +111,7 @@ def test_what_a_policy_does_live_is_what_it_does_on_its_store(run: Path, store: 
     for index in range(2):
         episode = demonstrate(3, index, find_tasks("reach,push"))
         assert stores.keys[index] == episode.key
-        moments.append(pickle.loads(eyes(environment.start(episode.scene), episode.key)))  # type: ignore[arg-type]
+        moments.append(saved_moment(eyes(environment.start(episode.scene), episode.key)))  # type: ignore[arg-type]
     with torch.inference_mode():
         live = loaded.model.act(policy_batch(moments))
         stored = loaded.model.act(PolicyReader(stores, loaded.columns, horizon=0)[stores.start[:2]])
