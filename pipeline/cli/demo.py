@@ -13,8 +13,12 @@ def demo(
     out: Annotated[Path, typer.Option(help="A folder; what an earlier demo left in it is replaced.")] = Path("demo"),
     clips: Annotated[int, typer.Option(min=4, help="Simulated videos; five times as many to learn from.")] = 12,
     steps: Annotated[int, typer.Option(min=1, help="Training steps of the latent action model.")] = 600,
+    policy_clips: Annotated[int, typer.Option(min=4, help="Demonstrations that the policy learns from.")] = 48,
+    policy_steps: Annotated[int, typer.Option(min=1, help="Training steps of the policy.")] = 800,
+    episodes: Annotated[int, typer.Option(min=1, help="Of each task, in which the policy acts.")] = 5,
 ) -> None:
-    """Go from simulated videos to a verified store and judged latent actions, on a CPU, in minutes."""
-    from pipeline.demo import run_demo
+    """Go from simulated videos to a verified store, latent actions and a policy that acts, on a CPU, in minutes."""
+    from pipeline.demo import DemoSizes, run_demo
 
-    print_lines(run_demo(out, clips=clips, steps=steps))
+    sizes = DemoSizes(clips=clips, steps=steps, policy_clips=policy_clips, policy_steps=policy_steps, episodes=episodes)
+    print_lines(run_demo(out, sizes))
