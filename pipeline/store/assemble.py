@@ -81,14 +81,17 @@ def _family(family: str, prefix: str, tensors: dict[str, Tensor]) -> Any:
 def _packed(places: Places, names: Sequence[str], pin_memory: bool) -> dict[str, Tensor]:
     """Arrays by name, and the offsets [B+1] of the ragged ones."""
     tensors: dict[str, Tensor] = {}
+    ends: dict[str, Array] = {}
     stored = [name for name in names if name not in _MEMBERS["points"]]
     copies = []
     for name, pieces in zip(stored, places.pieces(stored), strict=True):
-        rows, offset = len(places), offset_name(name)
-        if offset is not None:
-            if offset not in tensors:
-                tensors[offset] = torch.from_numpy(exclusive_sum(places.lengths(offset)))
-            rows = int(tensors[offset][-1])
+        rows = len(places)
+        if (offset := offset_name(name)) is not None:
+            assert pieces.lengths is not None, name
+            if offset not in ends:
+                ends[offset] = exclusive_sum(pieces.lengths)
+                tensors[offset] = torch.from_numpy(ends[offset])
+            rows = int(ends[offset][-1])
         tensors[name], array = new_tensor((rows, *pieces.kind.shape), pieces.kind.dtype, pin=pin_memory)
         copies.append((pieces, array))
     copy_all(copies)

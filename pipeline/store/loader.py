@@ -113,10 +113,8 @@ class Store(Dataset[ClipRecord]):
 
     def clip_of(self, frames: Indices) -> tuple[Array, Array]:
         """Clip i8 [n] and place in the clip i8 [n] of flat frame indices. IndexError for one that is outside."""
-        flat = _as_indices(frames)
-        if len(flat) and (flat.min() < 0 or flat.max() >= self.num_frames):
-            raise IndexError(f"frame {flat.min()} or {flat.max()} is outside of the store's {self.num_frames} frames")
-        clip = np.searchsorted(self.start, flat, side="right") - 1
+        flat = self._inside(frames)
+        clip = self._table.clip_of(flat)
         return clip, flat - self.start[clip]
 
     def locate(self, index: int) -> tuple[ShardReader, int]:
@@ -139,13 +137,14 @@ class Store(Dataset[ClipRecord]):
         Raises:
             IndexError: a frame outside of the store. ValueError: an unknown column, or one the store lacks.
         """
-        flat = _as_indices(indices)
-        return assemble(self.places(flat), columns, index=flat, time=self.time[flat], pin_memory=pin_memory)
+        flat = self._inside(indices)
+        return assemble(
+            TablePlaces(self._table, flat), columns, index=flat, time=self.time[flat], pin_memory=pin_memory
+        )
 
     def places(self, indices: Indices) -> Places:
         """Where frames are; IndexError for one outside of the store."""
-        flat = _as_indices(indices)
-        return TablePlaces(self._table, flat, *self.clip_of(flat))
+        return TablePlaces(self._table, self._inside(indices))
 
     def language(self) -> LanguageTable | None:
         """The frozen text encoder's outputs of all instructions, read anew; None for a store without an encoder.
@@ -186,6 +185,12 @@ class Store(Dataset[ClipRecord]):
         if len(self) == 0:
             return ()
         return columns_of(self.locate(0)[0].arrays)
+
+    def _inside(self, frames: Indices) -> Array:
+        flat = _as_indices(frames)
+        if len(flat) and (flat.min() < 0 or flat.max() >= self.num_frames):
+            raise IndexError(f"frame {flat.min()} or {flat.max()} is outside of the store's {self.num_frames} frames")
+        return flat
 
     def _clip_index(self, index: int) -> int:
         i = index + len(self) if index < 0 else index

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_specs.arrays import Array
+from data_specs.shards import offset_name
 from pipeline.store.columns import raw_bytes
 from pipeline.store.decode import Unpacking
 from pipeline.store.files import Sliced
@@ -25,9 +26,13 @@ class RowType(NamedTuple):
 
 
 class Pieces(NamedTuple):
-    """The bytes of an array for each of B frames: `files[b][start[b]:stop[b]]`, whole rows of one type."""
+    """The bytes of an array for each of B frames: `files[b][start[b]:stop[b]]`, whole rows of one type.
+
+    `lengths` i8 [B] are the rows of each frame, None where that is one.
+    """
 
     kind: RowType
+    lengths: Array | None
     files: Sequence[Sliced]
     start: list[int]
     stop: list[int]
@@ -42,10 +47,6 @@ class Places(ABC):
     @abstractmethod
     def pieces(self, names: Sequence[str]) -> list[Pieces]:
         """The bytes of uncompressed arrays, in the order of `names`."""
-
-    @abstractmethod
-    def lengths(self, offset: str) -> Array:
-        """Rows i8 [B] of each frame, of the arrays that offset array `offset` cuts."""
 
     @abstractmethod
     def row_shape(self, name: str) -> tuple[int, ...]:
@@ -72,11 +73,6 @@ class ClipPlaces(Places):
     def __len__(self) -> int:
         return len(self._places)
 
-    def lengths(self, offset: str) -> Array:
-        """From each clip's offsets."""
-        parts = [(reader.offset(offset, clip), frame) for reader, clip, frame in self._places]
-        return np.array([part[frame + 1] - part[frame] for part, frame in parts], dtype=np.int64)
-
     def pieces(self, names: Sequence[str]) -> list[Pieces]:
         """Each frame's rows by themselves."""
         found = []
@@ -85,7 +81,8 @@ class ClipPlaces(Places):
             rows = [reader.frame(name, clip, frame) for reader, clip, frame in self._places]
             files = [raw_bytes(part) for part in rows]
             kind = RowType(rows[0].dtype, rows[0].shape[1:])
-            found.append(Pieces(kind, files, [0] * len(files), [len(file) for file in files]))
+            lengths = None if offset_name(name) is None else np.array([len(part) for part in rows], dtype=np.int64)
+            found.append(Pieces(kind, lengths, files, [0] * len(files), [len(file) for file in files]))
         return found
 
     def row_shape(self, name: str) -> tuple[int, ...]:
@@ -113,13 +110,6 @@ class JoinedPlaces(Places):
     def __len__(self) -> int:
         return sum(len(part) for part in self._parts)
 
-    def lengths(self, offset: str) -> Array:
-        """In the order of the batch."""
-        out = np.empty(len(self), dtype=np.int64)
-        for part, at in zip(self._parts, self._at, strict=True):
-            out[at] = part.lengths(offset)
-        return out
-
     def pieces(self, names: Sequence[str]) -> list[Pieces]:
         """In the order of the batch."""
         each = [part.pieces(names) for part in self._parts]
@@ -143,9 +133,12 @@ class JoinedPlaces(Places):
         kinds = {part.kind for part in pieces}
         if len(kinds) > 1:
             raise ValueError(_OTHERS.format(name=name, shapes=kinds))
+        lengths = None if pieces[0].lengths is None else np.empty(len(self), dtype=np.int64)
         files: list[Any] = [None] * len(self)
         start, stop = [0] * len(self), [0] * len(self)
         for part, at in zip(pieces, self._at, strict=True):
+            if lengths is not None:
+                lengths[at] = np.asarray(part.lengths)
             for b, file, low, high in zip(at, part.files, part.start, part.stop, strict=True):
                 files[b], start[b], stop[b] = file, low, high
-        return Pieces(pieces[0].kind, files, start, stop)
+        return Pieces(pieces[0].kind, lengths, files, start, stop)

@@ -5,27 +5,18 @@ immutable, so that places hold when a shard is closed and mapped again.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from data_specs.arrays import Array
+from data_specs.records import exclusive_sum
 from data_specs.shards import EXTRA, offset_name
 from pipeline.store.decode import Unpacking
 from pipeline.store.errors import ShardError
 from pipeline.store.open_shards import OpenShards
 from pipeline.store.places import Pieces, Places, RowType, need_array
 from pipeline.store.shard import FileShard
-
-
-@dataclass(frozen=True)
-class _Column:
-    """An uncompressed array: what a row is, its bytes, and the first byte i8 [clips] of each clip that is known."""
-
-    kind: RowType
-    row: int
-    start: Array
 
 
 class FrameTable:
@@ -39,10 +30,7 @@ class FrameTable:
 
     def __init__(self, shards: OpenShards, *, shard: Array, row: Array, start: Array) -> None:
         self.shards, self.shard, self.row, self.start = shards, shard, row, start
-        self._columns: dict[str, _Column] = {}
-        self._rows: dict[str, tuple[Array, Array]] = {}
-        self._known: dict[str, Array] = {}
-        self._known_together: dict[tuple[str, ...], Array] = {}
+        self._columns: dict[tuple[str, ...], _Columns] = {}
         self._order: tuple[Array, Array] | None = None
 
     def reader(self, clip: int) -> FileShard:
@@ -53,73 +41,43 @@ class FrameTable:
             raise _misplaced(reader, row)
         return reader
 
-    def learn(self, names: tuple[str, ...], clips: Array) -> None:
-        """Get to know the places of these clips in uncompressed arrays and offset arrays.
+    def pieces(self, names: tuple[str, ...], flat: Array) -> list[Pieces]:
+        """Where frames i8 [B] are in uncompressed arrays.
 
         Raises ValueError for an array that is not there, ShardError for a shard that is damaged.
         """
-        known = self._known_together.get(names)
-        if known is None:
-            known = self._known_together[names] = np.zeros(len(self.row), dtype=bool)
-        if not known[clips].all():
+        columns = self._columns.get(names)
+        if columns is None:
+            columns = self._columns[names] = _Columns(names, int(self.start[-1]))
+        found = columns.table[flat]
+        if not found[:, 0].all():
             with self.shards.lock:
-                for name in names:
-                    self._learn(name, clips)
-                known[clips] = True
+                self._learn(columns, np.unique(self.clip_of(flat[found[:, 0] == 0])))
+            found = columns.table[flat]
+        return columns.pieces(found, self.shards)
 
-    def column(self, name: str) -> _Column:
-        """An uncompressed array that was learned."""
-        return self._columns[name]
+    def clip_of(self, flat: Array) -> Array:
+        """The clip i8 [B] of each frame."""
+        return np.asarray(np.searchsorted(self.start, flat, side="right") - 1)
 
-    def rows(self, offset: str) -> tuple[Array, Array]:
-        """First row in its clip, and number of rows, i8 [frames] each, of every frame, by a learned offset array."""
-        return self._rows[offset]
-
-    def _learn(self, name: str, clips: Array) -> None:
-        if name not in self._known:
-            self._known[name] = np.zeros(len(self.row), dtype=bool)
-        known = self._known[name]
-        new = np.unique(clips[~known[clips]])
-        for number in np.unique(self.shard[new]).tolist():
-            asked = new[self.shard[new] == number]
+    def _learn(self, columns: "_Columns", clips: Array) -> None:
+        for number in np.unique(self.shard[clips]).tolist():
+            asked = clips[self.shard[clips] == number]
             reader = self.shards.reader(number)
-            need_array(name, [reader])
+            for name in columns.names:
+                need_array(name, [reader])
             chosen = self._clips_of(number) if reader.whole else asked
             self._check(reader, chosen)
-            if name.endswith("/offset"):
-                self._learn_rows(name, reader, chosen)
-            else:
-                chosen = self._learn_column(name, reader, chosen, asked)
-            known[chosen] = True
-
-    def _learn_column(self, name: str, reader: FileShard, clips: Array, asked: Array) -> Array:
-        """The clips that are known now: all that have rows for their frames."""
-        if name.startswith(EXTRA):
-            lengths = np.array([reader.length(name, row) for row in self.row[clips].tolist()])
-            clips = clips[lengths == np.diff(self.start)[clips]]
-            if not np.isin(asked, clips).all():
-                raise ValueError(f"{name!r} has no row for each frame: read it with store[i].extra")
-        start, dtype, shape = reader.extent(name, self.row[clips])
-        kind = RowType(dtype, shape)
-        column = self._columns.get(name)
-        if column is None:
-            row = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-            column = self._columns[name] = _Column(kind, row, np.zeros(len(self.row), dtype=np.int64))
-        if column.kind != kind:
-            raise ShardError(reader.name, name, f"has rows {dtype} {shape}, other shards {column.kind}")
-        column.start[clips] = start
-        return clips
-
-    def _learn_rows(self, offset: str, reader: FileShard, clips: Array) -> None:
-        if offset not in self._rows:
-            frames = int(self.start[-1])
-            # zeros cost no memory before they are written to
-            self._rows[offset] = np.zeros(frames, dtype=np.int64), np.zeros(frames, dtype=np.int64)
-        begin, length = self._rows[offset]
-        count = self.start[clips + 1] - self.start[clips]
-        shift = np.repeat(self.start[clips] - np.cumsum(count) + count, count)
-        frame = shift + np.arange(len(shift))
-        begin[frame], length[frame] = reader.frame_rows(offset, self.row[clips])
+            for name in columns.names:
+                if name.startswith(EXTRA):
+                    rows = np.array([reader.length(name, row) for row in self.row[chosen].tolist()])
+                    chosen = chosen[rows == np.diff(self.start)[chosen]]
+                    if not np.isin(asked, chosen).all():
+                        raise ValueError(f"{name!r} has no row for each frame: read it with store[i].extra")
+            count = self.start[chosen + 1] - self.start[chosen]
+            inside = np.arange(count.sum()) - np.repeat(exclusive_sum(count)[:-1], count)
+            frame = np.repeat(self.start[chosen], count) + inside
+            columns.fill(reader, self.row[chosen], frame, inside, number)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("shards", "shard", "row", "start")}
@@ -148,17 +106,61 @@ def _misplaced(reader: FileShard, row: int) -> ShardError:
     return ShardError(reader.name, None, f"clip {row} has other frames than the index says: `--verify` the store")
 
 
-class TablePlaces(Places):
-    """Frames of a store by its table.
+class _Columns:
+    """Places of some uncompressed arrays, side by side: what a batch asks for lies together.
 
-    Args:
-        table: of the store.
-        flat: i8 [B], flat indices of the frames. clip: i8 [B], the clip of each. frame: i8 [B], its place in the clip.
+    `table` i8 [frames, 1+n+k]: the number of the shard counted from 1, or 0 where nothing is known; the first byte in
+    each of n arrays; the rows by each of k ways to cut arrays into frames.
     """
 
-    def __init__(self, table: FrameTable, flat: Array, clip: Array, frame: Array) -> None:
-        self._table, self._flat, self._clip, self._frame = table, flat, clip, frame
-        self._cut: dict[str, tuple[Array, Array]] = {}
+    def __init__(self, names: tuple[str, ...], frames: int) -> None:
+        self.names = names
+        offsets = [offset_name(name) for name in names]
+        self._cuts = list(dict.fromkeys(offsets))
+        self._cut = [self._cuts.index(offset) for offset in offsets]
+        self._kinds: dict[str, RowType] = {}
+        self._row = np.zeros(len(names), dtype=np.int64)
+        # zeros cost no memory before they are written to
+        self.table = np.zeros((frames, 1 + len(names) + len(self._cuts)), dtype=np.int64)
+
+    def fill(self, reader: FileShard, rows: Array, frame: Array, inside: Array, number: int) -> None:
+        """Take in the clips `rows` of a shard, whose frames `frame` are `inside` their clips."""
+        n, count = len(self.names), reader.lengths[rows]
+        found = np.empty((len(frame), self.table.shape[1]), dtype=np.int64)
+        first: list[Array] = []
+        for k, offset in enumerate(self._cuts):
+            begin, length = (inside, 1) if offset is None else reader.frame_rows(offset, rows)
+            first.append(begin)
+            found[:, 1 + n + k] = length
+        for i, name in enumerate(self.names):
+            start, dtype, shape = reader.extent(name, rows)
+            kind = RowType(dtype, shape)
+            if self._kinds.setdefault(name, kind) != kind:
+                raise ShardError(reader.name, name, f"has rows {dtype} {shape}, other shards {self._kinds[name]}")
+            self._row[i] = np.prod(shape, dtype=np.int64) * dtype.itemsize
+            found[:, 1 + i] = np.repeat(start, count) + first[self._cut[i]] * self._row[i]
+        found[:, 0] = 0
+        self.table[frame] = found
+        self.table[frame, 0] = number + 1  # last: another thread may look at any time
+
+    def pieces(self, found: Array, shards: OpenShards) -> list[Pieces]:
+        """What rows of the table say of B frames."""
+        n = len(self.names)
+        start, rows = found[:, 1 : 1 + n], found[:, 1 + n :]
+        stop = start + rows[:, self._cut] * self._row
+        files = shards.slices((found[:, 0] - 1).tolist())
+        places = zip(self.names, self._cut, start.T.tolist(), stop.T.tolist(), strict=True)
+        return [
+            Pieces(self._kinds[name], None if self._cuts[k] is None else rows[:, k], files, first, last)
+            for name, k, first, last in places
+        ]
+
+
+class TablePlaces(Places):
+    """Frames i8 [B] of a store by its table, all of them inside."""
+
+    def __init__(self, table: FrameTable, flat: Array) -> None:
+        self._table, self._flat = table, flat
         self._of_clips: list[tuple[FileShard, int, list[int], list[int]]] | None = None
 
     def __len__(self) -> int:
@@ -166,29 +168,11 @@ class TablePlaces(Places):
 
     def pieces(self, names: Sequence[str]) -> list[Pieces]:
         """By indexing alone, once the clips are known."""
-        table, clip = self._table, self._clip
-        offsets = [offset_name(name) for name in names]
-        table.learn((*names, *(offset for offset in offsets if offset is not None)), clip)
-        columns = [table.column(name) for name in names]
-        start, stop = np.empty((2, len(names), len(self)), dtype=np.int64)
-        for column, offset, first, end in zip(columns, offsets, start, stop, strict=True):
-            begin, length = (self._frame, 1) if offset is None else self._cuts(offset)
-            np.multiply(begin, column.row, out=first)
-            np.add(first, column.start[clip], out=first)
-            np.multiply(length, column.row, out=end)
-            np.add(end, first, out=end)
-        files = table.shards.slices(table.shard[clip].tolist()) if names else []
-        places = zip(columns, start.tolist(), stop.tolist(), strict=True)
-        return [Pieces(column.kind, files, first, end) for column, first, end in places]
-
-    def lengths(self, offset: str) -> Array:
-        """From the table."""
-        self._table.learn((offset,), self._clip)
-        return self._cuts(offset)[1]
+        return self._table.pieces(tuple(names), self._flat) if names else []
 
     def row_shape(self, name: str) -> tuple[int, ...]:
         """That of the first frame."""
-        clip = int(self._clip[0])
+        clip = int(self._table.clip_of(self._flat[:1])[0])
         reader = self._table.reader(clip)
         need_array(name, [reader])
         return reader.row_shape(name, int(self._table.row[clip]))
@@ -201,14 +185,9 @@ class TablePlaces(Places):
 
     def _by_clip(self) -> Iterator[tuple[FileShard, int, list[int], list[int]]]:
         """(shard, the clip's row in it, frames of the clip, their rows in the batch) of each clip."""
-        order = np.argsort(self._clip, kind="stable")
-        clips, first = np.unique(self._clip[order], return_index=True)
-        frame, at, last = self._frame[order].tolist(), order.tolist(), [*first[1:].tolist(), len(order)]
-        for clip, begin, end in zip(clips.tolist(), first.tolist(), last, strict=True):
-            yield self._table.reader(clip), int(self._table.row[clip]), frame[begin:end], at[begin:end]
-
-    def _cuts(self, offset: str) -> tuple[Array, Array]:
-        if offset not in self._cut:
-            begin, length = self._table.rows(offset)
-            self._cut[offset] = begin[self._flat], length[self._flat]
-        return self._cut[offset]
+        table, clip = self._table, self._table.clip_of(self._flat)
+        order = np.argsort(clip, kind="stable")
+        clips, first = np.unique(clip[order], return_index=True)
+        frame, at = (self._flat - table.start[clip])[order].tolist(), order.tolist()
+        for number, begin, end in zip(clips.tolist(), first.tolist(), [*first[1:].tolist(), len(order)], strict=True):
+            yield table.reader(number), int(table.row[number]), frame[begin:end], at[begin:end]
