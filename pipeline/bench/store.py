@@ -1,17 +1,19 @@
-"""How small a store is, array by array, and how fast it is written and read, beside a plain copy of the bytes."""
+"""How fast a store is read, beside a plain copy of the bytes and other readers; how small it is, array by array."""
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 
+from data_specs.examples import example_record
 from data_specs.records import ClipRecord
-from data_specs.shards import Format, Manifest
-from pipeline.bench.table import Table, interleaved
+from data_specs.shards import DatasetRecord, Format, Manifest
+from pipeline.bench.readers import PAIRS, Frames, Reader, other_readers, our_readers
+from pipeline.bench.table import Table, interleaved_by
 from pipeline.config import override
 from pipeline.devices import choose_device
 from pipeline.extract.mapper import Mapper
@@ -19,61 +21,117 @@ from pipeline.extract.models import load_models
 from pipeline.extract.runner import ExtractRequest, manifest_of
 from pipeline.recipes import extract_recipe
 from pipeline.sources import open_source
-from pipeline.store import open_store
 from pipeline.store.columns import record_arrays
 from pipeline.store.layout import StoreLayout
 from pipeline.store.writer import ShardWriter
 
 DISTINCT_CLIPS = 4
 CLIPS_A_SHARD = 16
-PAIRS = 64
+FRAMES_A_CLIP = 8
+CELL = 0.195
+"""Side of a token's cell that leaves some 160 tokens a frame."""
+
+CALLS = 3
+FORMATS: tuple[Format, ...] = ("zarr", "webdataset")
 
 
 def bench_store(*, clips: int, rounds: int) -> Table:
-    """Sizes and speeds of both formats, on clips of the tabletop world with sensor depth (repeated under new keys)."""
-    records, manifest = _records(clips)
+    """How fast random pairs of frames are read, by us and by others, and what a store takes on the disk.
+
+    Pairs are read from made-up clips of full size (512 channels, some 160 tokens a frame, 334 KB a pair); sizes are
+    those of clips of the tabletop world by recipe tiny, with sensor depth. Both are repeated under new keys.
+    """
     with tempfile.TemporaryDirectory(prefix="cla-bench-") as folder:
-        return _measure(Path(folder), records, manifest, rounds)
+        return _measure(Path(folder), clips, rounds)
 
 
-def _measure(folder: Path, records: list[ClipRecord], manifest: Manifest, rounds: int) -> Table:
-    frames = sum(len(record) for record in records)
-    rows: list[tuple[Any, ...]] = []
-    sizes: dict[str, dict[str, float]] = {}
-    reads: dict[str, Callable[[], Any]] = {}
-    raw = sum(array.nbytes for record in records for array in record_arrays(record).values())
-    formats: tuple[Format, ...] = ("zarr", "webdataset")
-    for store_format in formats:
-        url = str(folder / store_format)
-        start = time.perf_counter()
-        layout = write_store(url, records, manifest.model_copy(update={"format": store_format}))
-        seconds = time.perf_counter() - start
-        rows.append((f"write {store_format}, fsync included", raw / seconds / 1e6, ""))
-        sizes[store_format] = _bytes_a_frame(layout, frames)
-        reads[store_format] = _reader(url)
-    pairs_mb, copy = _copy(str(folder / "zarr"))
-    reads["memcpy"] = copy
-    medians = interleaved(reads, rounds)
-    for name in reads:
-        label = (
-            "copy of the same bytes (np.copyto)" if name == "memcpy" else f"read {name}, random pairs, tokens and cells"
-        )
-        rows.append((label, pairs_mb / medians[name], round(medians["memcpy"] / medians[name], 2)))
-    dense = manifest.sizes["P"] * manifest.sizes["C"] * 2
+def _measure(folder: Path, clips: int, rounds: int) -> Table:
+    read, frames = _reading(folder / "pairs", clips, rounds)
+    written, sizes, dense = _sizes(folder / "sizes", clips)
     notes = [
-        f"{frames} frames in {len(records)} clips; dense layout [{manifest.sizes['P']},{manifest.sizes['C']}] float16"
+        f"{frames.count} frames of {frames.mean:,.0f} bytes; {PAIRS} random pairs a batch unless a row says otherwise; "
+        f"medians of {rounds} interleaved rounds, page cache warm",
+        *written,
+        *sizes.pop("notes"),
     ]
-    for name, by_array in sizes.items():
-        total = sum(by_array.values())
-        notes.append(f"{name}: {total:,.0f} bytes a frame, {dense / total:.1f} times under dense features alone")
-        notes += [f"    {array:22} {size:10,.0f}" for array, size in sorted(by_array.items(), key=lambda kv: -kv[1])]
     return Table(
         title="cla bench store",
-        columns=("what", "MB/s", "share of memcpy"),
-        rows=tuple(rows),
+        columns=("what", "MB/s", "pairs/s", "share of memcpy", "by CPU time"),
+        rows=tuple(read),
         notes=tuple(notes),
-        figures={"bytes_per_frame": sizes, "dense_bytes_per_frame": dense, "frames": frames},
+        figures={"bytes_per_frame": sizes, "dense_bytes_per_frame": dense, "frames": frames.count},
     )
+
+
+def _reading(folder: Path, clips: int, rounds: int) -> tuple[list[tuple[Any, ...]], Frames]:
+    records, manifest = _full_size(clips)
+    urls: dict[str, str] = {}
+    for store_format in FORMATS:
+        urls[store_format] = str(folder / store_format)
+        write_store(urls[store_format], records, manifest.model_copy(update={"format": store_format}))
+    frames = Frames(records)
+    threads = torch.get_num_threads()
+    try:
+        readers = [*our_readers(urls, frames), *other_readers(folder, urls, frames)]
+        seconds, worked = _times({reader.label: reader for reader in readers}, rounds)
+    finally:
+        torch.set_num_threads(threads)
+    rate, cpu = ({reader.label: reader.bytes / by[reader.label] for reader in readers} for by in (seconds, worked))
+    rows = []
+    for label, speed in sorted(rate.items(), key=lambda item: -item[1]):
+        pairs = "" if ":" in label else round(speed / (2 * frames.mean))
+        shares = (round(speed / rate["memcpy"], 3), round(cpu[label] / cpu["memcpy"], 3))
+        rows.append((label, speed / 1e6, pairs, *shares))
+    return rows, frames
+
+
+def _times(readers: dict[str, Reader], rounds: int) -> list[dict[str, float]]:
+    """Seconds, and seconds of work, of one of `CALLS` calls in a row: a loader reads batch after batch."""
+
+    def several(read: Callable[[], Any]) -> Callable[[], None]:
+        def calls() -> None:
+            for _ in range(CALLS):
+                read()
+
+        return calls
+
+    def prepare(label: str) -> None:
+        torch.set_num_threads(readers[label].threads)
+
+    actions = {label: several(reader.read) for label, reader in readers.items()}
+    clocks = (time.perf_counter, time.process_time)
+    found = interleaved_by(actions, rounds, clocks, before=prepare)
+    return [{label: seconds / CALLS for label, seconds in by.items()} for by in found]
+
+
+def _sizes(folder: Path, clips: int) -> tuple[list[str], dict[str, Any], int]:
+    records, manifest = _records(clips)
+    frames = sum(len(record) for record in records)
+    raw = sum(array.nbytes for record in records for array in record_arrays(record).values())
+    dense = manifest.sizes["P"] * manifest.sizes["C"] * 2
+    written, sizes = [], dict[str, Any](notes=[])
+    for store_format in FORMATS:
+        start = time.perf_counter()
+        layout = write_store(str(folder / store_format), records, manifest.model_copy(update={"format": store_format}))
+        seconds = time.perf_counter() - start
+        written.append(f"write {store_format}, fsync included: {raw / seconds / 1e6:.1f} MB/s of raw arrays")
+        by_array = sizes[store_format] = _bytes_a_frame(layout, frames)
+        total = sum(by_array.values())
+        sizes["notes"].append(
+            f"{store_format}: {total:,.0f} bytes a frame of the tabletop world, {dense / total:.1f} times under dense "
+            f"[{manifest.sizes['P']},{manifest.sizes['C']}] float16 features alone"
+        )
+        sizes["notes"] += [
+            f"    {array:22} {size:10,.0f}" for array, size in sorted(by_array.items(), key=lambda kv: -kv[1])
+        ]
+    return written, sizes, dense
+
+
+def _full_size(clips: int) -> tuple[list[ClipRecord], Manifest]:
+    distinct = [example_record(f"{i}", frames=FRAMES_A_CLIP, cell=CELL) for i in range(DISTINCT_CLIPS)]
+    records = [replace(distinct[i % len(distinct)], key=f"clip-{i:05d}") for i in range(clips)]
+    sizes = {"P": distinct[0].points.pixel.shape[1], "C": distinct[0].tokens.feat.shape[1], "W": 224}
+    return records, Manifest(format="zarr", dataset=DatasetRecord(name="made-up"), sizes=sizes)
 
 
 def _records(clips: int) -> tuple[list[ClipRecord], Manifest]:
@@ -108,26 +166,3 @@ def _bytes_a_frame(layout: StoreLayout, frames: int) -> dict[str, float]:
         for name, entry in sidecar.arrays.items():
             total[name] = total.get(name, 0) + entry.bytes / frames
     return total
-
-
-def _random_pairs(frames: int) -> Iterator[np.ndarray[Any, Any]]:
-    generator = np.random.default_rng(0)
-    while True:
-        yield generator.integers(0, frames, 2 * PAIRS)
-
-
-def _reader(url: str) -> Callable[[], Any]:
-    store = open_store(url)
-    pairs = _random_pairs(store.num_frames)
-    return lambda: store.batch(next(pairs), columns=("tokens", "cells"))
-
-
-def _copy(url: str) -> tuple[float, Callable[[], Any]]:
-    """Megabytes of a batch of pairs, and one copy of as many from one buffer into another."""
-    store = open_store(url)
-    batch = store.batch(next(_random_pairs(store.num_frames)), columns=("tokens", "cells"))
-    sizes: list[int] = []
-    batch.map(lambda tensor: sizes.append(tensor.nbytes) or tensor)  # type: ignore[func-returns-value]
-    source = np.ones(sum(sizes), np.uint8)
-    target = np.empty_like(source)
-    return sum(sizes) / 1e6, lambda: np.copyto(target, source)

@@ -56,14 +56,31 @@ def machine() -> dict[str, Any]:
 
 def interleaved(actions: dict[str, Callable[[], Any]], rounds: int, warmup: int = 1) -> dict[str, float]:
     """Median seconds of each action over `rounds` rounds, the actions taking turns so that drift hits all alike."""
-    times: dict[str, list[float]] = {name: [] for name in actions}
+    return interleaved_by(actions, rounds, (time.perf_counter,), warmup)[0]
+
+
+def interleaved_by(
+    actions: dict[str, Callable[[], Any]],
+    rounds: int,
+    clocks: Sequence[Callable[[], float]],
+    warmup: int = 1,
+    before: Callable[[str], Any] = lambda name: None,
+) -> list[dict[str, float]]:
+    """The same by several clocks at once: `time.process_time` says what a shared machine would do when idle.
+
+    `before` is called with the name of each action, outside of what is timed.
+    """
+    times: list[dict[str, list[float]]] = [{name: [] for name in actions} for _ in clocks]
     for turn in range(rounds + warmup):
         for name, action in actions.items():
-            start = time.perf_counter()
+            before(name)
+            start = [clock() for clock in clocks]
             action()
+            spent = [clock() - begin for clock, begin in zip(clocks, start, strict=True)]
             if turn >= warmup:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+                for taken, seconds in zip(times, spent, strict=True):
+                    taken[name].append(seconds)
+    return [{name: statistics.median(values) for name, values in taken.items()} for taken in times]
 
 
 def columns_of(rows: Sequence[dict[str, Any]]) -> tuple[tuple[str, ...], tuple[tuple[Any, ...], ...]]:

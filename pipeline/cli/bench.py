@@ -33,10 +33,10 @@ def bench_extract(
 @bench.command("store", epilog="Example:  cla bench store --json-file bench.json")
 def bench_store(
     clips: Annotated[int, typer.Option(min=1, help="Clips of the measured store.")] = 64,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")] = 7,
     json_file: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
 ) -> None:
-    """Size of a store by array and speed of its readers, beside a memory copy and the dense layout."""
+    """Speed of a store's readers beside a memory copy and other readers; its size by array."""
     from pipeline.bench.store import bench_store as measure
 
     table = measure(clips=clips, rounds=rounds)

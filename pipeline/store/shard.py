@@ -9,7 +9,7 @@ import numpy as np
 from data_specs.arrays import Array
 from data_specs.shards import Format, offset_name
 from pipeline.store.errors import ShardError
-from pipeline.store.files import ByteSource, Sliced
+from pipeline.store.files import ByteSource
 
 
 class ShardReader(ABC):
@@ -80,10 +80,9 @@ class Extent(NamedTuple):
 class FileShard(ShardReader):
     """A shard in a file, with the places of its bytes. What it gives has been checked to lie inside the array.
 
-    `slices` are the bytes of the file. `whole` says that all clips are placed as fast as one.
+    `whole` says that all clips are placed as fast as one.
     """
 
-    slices: Sliced
     whole: bool
 
     @abstractmethod

@@ -149,7 +149,8 @@ class _Columns:
         start, rows = found[:, 1 : 1 + n], found[:, 1 + n :]
         stop = start + rows[:, self._cut] * self._row
         files = shards.slices((found[:, 0] - 1).tolist())
-        places = zip(self.names, self._cut, start.T.tolist(), stop.T.tolist(), strict=True)
+        lists = np.ascontiguousarray(start.T).tolist(), np.ascontiguousarray(stop.T).tolist()
+        places = zip(self.names, self._cut, *lists, strict=True)
         return [
             Pieces(self._kinds[name], None if self._cuts[k] is None else rows[:, k], files, first, last)
             for name, k, first, last in places

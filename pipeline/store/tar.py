@@ -93,7 +93,7 @@ class TarShard(FileShard):
     whole = False
 
     def __init__(self, source: ByteSource, name: str) -> None:
-        self.name, self.slices = name, source.slices
+        self.name = name
         self._source = source
         self._members = self._walk()
         self.keys = tuple(self._members)

@@ -100,7 +100,7 @@ class ZarrShard(FileShard):
     whole = True
 
     def __init__(self, source: ByteSource, name: str) -> None:
-        self.name, self.slices = name, source.slices
+        self.name = name
         self._source = source
         self._entries = self._directory()
         self._columns = self._open_columns()
