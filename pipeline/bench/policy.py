@@ -22,7 +22,7 @@ import torch
 
 from data_specs.batches import PolicyBatch
 from data_specs.records import BadClip, Clip
-from data_specs.shards import VISION
+from data_specs.shards import VISION, ModelRecord
 from pipeline.bench.full_size import full_size_models, full_size_recipe
 from pipeline.bench.recipes import override_both
 from pipeline.bench.store import write_store
@@ -34,13 +34,13 @@ from pipeline.extract.clouds import single_frame
 from pipeline.extract.language import store_language
 from pipeline.extract.live import CLOUDS, LANGUAGE, LiveEncoder
 from pipeline.extract.mapper import Mapper
-from pipeline.extract.models import FrozenModels, load_models
+from pipeline.extract.models import CLOUD, FrozenModels, load_models
 from pipeline.extract.runner import ExtractRequest, manifest_of
 from pipeline.recipes import extract_recipe, vla_recipe
 from pipeline.sources import open_source
 from pipeline.store.pixels import decode_images
 from pipeline.train.policy_data import PolicyData
-from pipeline.train.policy_recipe import PolicyRecipe
+from pipeline.train.policy_recipe import PolicyRecipe, VlaRecipe
 from pipeline.train.policy_sections import MomentsSection
 from pipeline.train.policy_stores import PolicyStores
 from pipeline.train.vla import VlaTask
@@ -115,7 +115,7 @@ def bench_policy(
         finally:
             training.end()
     figures = _Figures(seconds=seconds, moments=moments, gflop=gflop, bytes_read=size_read)
-    notes = [*_about(training.parameters, recipe, models), *figures.notes(_rate(place))]
+    notes = [*_about(training.parameters, recipe, model.columns, loop.records), *figures.notes(_rate(place))]
     recipes = {"policy": recipe.model_dump(mode="json"), "extract": request.recipe.model_dump(mode="json")}
     return figures.table(f"{recipe.name} on features of {extraction.name}, {place}", notes, recipes)
 
@@ -140,6 +140,17 @@ class EncodersInTheLoop:
         self._models, self._stores, self._clips, self._device = models, stores, clips, device
         self._encoder = LiveEncoder(recipe, models, columns)
         self._sees = any(name != LANGUAGE for name in columns)
+
+    @property
+    def records(self) -> tuple[ModelRecord, ...]:
+        """The models that run, of those that the store was made with."""
+        parts = self._encoder.parts
+        roles = set(parts)
+        if CLOUD in parts:
+            roles |= {"vggt", "concerto"}
+        if VISION + "vggt" in parts:
+            roles.add("vggt")
+        return tuple(record for record in self._models.records if record.role in roles)
 
     def see(self, moments: np.ndarray[Any, Any]) -> PolicyBatch | None:
         """Decode the pictures and encode each; None for a policy that reads nothing but language."""
@@ -286,12 +297,18 @@ def _alone(recipe: PolicyRecipe, moments: int, device: torch.device) -> PolicyRe
     )
 
 
-def _about(parameters: int, recipe: PolicyRecipe, models: FrozenModels) -> list[str]:
+def _about(parameters: int, recipe: PolicyRecipe, columns: Sequence[str], models: Sequence[ModelRecord]) -> list[str]:
     notes = [
-        f"{parameters / 1e6:.1f}M trained parameters in {recipe.train.precision}",
-        f"frozen: {', '.join(f'{record.role} ({record.name})' for record in models.records)}; a frame at a time",
+        f"{parameters / 1e6:.1f}M trained parameters in {recipe.train.precision}; it reads {', '.join(columns)}",
+        f"frozen: {', '.join(f'{record.role} ({record.name})' for record in models)}; a frame at a time",
     ]
-    if any(record.random for record in models.records):
+    vision = recipe.model.vision if isinstance(recipe, VlaRecipe) else None
+    if vision is not None and "pointing" in vision.names and not vision.pointing.features:
+        notes.append(
+            "its slots look at places and colours of the cloud, not at Concerto's features: a loop without Concerto "
+            "would be quicker than this one"
+        )
+    if any(record.random for record in models):
         notes.append("random weights: times are those of trained ones, features are not")
     return notes
 

@@ -52,6 +52,7 @@ def test_the_loop_makes_what_the_store_holds(tmp_path: Path) -> None:
         recipe, load_models(recipe, torch.device("cpu")), stores, clips, [*columns, LANGUAGE], torch.device("cpu")
     )
     moments = np.array([7, 0, 12])
+    assert [record.role for record in loop.records] == ["concerto", "text"]
     made, stored = loop.see(moments), stores.batch(moments, columns)
     assert made is not None
     for name in columns:
@@ -68,6 +69,14 @@ def test_each_round_encodes_the_instructions_anew() -> None:
     again = text.encode("push it")
     assert again is not first
     assert torch.equal(again, first)
+
+
+def test_only_the_models_that_run_are_named() -> None:
+    recipe = override(extract_recipe("robot_tiny"), ["vision.towers=dinov2=random:0"])
+    models = load_models(recipe, torch.device("cpu"))
+    loop = EncodersInTheLoop(recipe, models, None, {}, ["vision/vggt", "language"], torch.device("cpu"))  # type: ignore[arg-type]
+    assert {record.role for record in loop.records} == {"vggt", "text"}
+    assert {record.role for record in models.records} > {"vggt", "text"}
 
 
 def test_a_policy_of_pixels_has_nothing_to_compare() -> None:
