@@ -148,7 +148,7 @@ def _memcpy_from_file(source: Array, frames: Frames) -> Reader:
     flat = source.reshape(-1).view(np.uint8)
     size = min(round(2 * PAIRS * frames.mean), len(flat))
     target = np.empty(size, np.uint8)
-    places = itertools.cycle(range(0, len(flat) - size + 1, 1 << 20))
+    places = itertools.cycle(range(0, len(flat) - size + 1, size))
     return Reader(
         label="memcpy from a mapped file",
         read=lambda: np.copyto(target, flat[(at := next(places)) : at + size]),
