@@ -25,6 +25,7 @@ from pipeline.extract.writing import WriterThread
 from pipeline.sources import open_source
 from pipeline.sources.base import Source
 from pipeline.store.layout import StoreLayout, refuse_existing, refuse_other
+from pipeline.store.lock import refuse_busy, write_lock
 
 MOST_SHOWN = 5
 
@@ -122,6 +123,14 @@ def run_extract(request: ExtractRequest, report: Reporter) -> ExtractSummary:
     source, refs = _list_clips(request)
     _refuse_early(request, _dataset_record(request, source, refs))
     models = load_models(recipe, choose_device(request.device))
+    with write_lock(request.out):
+        return _extract(request, source, refs, models, report)
+
+
+def _extract(
+    request: ExtractRequest, source: Source, refs: Sequence[ClipRef], models: FrozenModels, report: Reporter
+) -> ExtractSummary:
+    recipe = request.recipe
     layout = StoreLayout.create(request.out, manifest_of(request, source, refs, models), request.mode)
     layout.remove_leftovers()
     per_shard = clips_per_shard(recipe, models.channels, models.vision_bytes)
@@ -174,6 +183,7 @@ def _dataset_record(request: ExtractRequest, source: Source, refs: Sequence[Clip
 
 def _refuse_early(request: ExtractRequest, dataset: DatasetRecord) -> None:
     """Answer a request that cannot be met before gigabytes of weights are loaded for it."""
+    refuse_busy(request.out)
     if request.mode == "new":
         refuse_existing(request.out)
     elif request.mode == "resume":

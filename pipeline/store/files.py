@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 TEMPORARY = ".tmp-"
 """What marks a file that is being written; a killed run leaves such names and nothing else half done."""
 
+LOCK_MARK = f"{TEMPORARY}lock"
+"""How the files end that are locked by whoever writes to a store (`pipeline.store.lock`)."""
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _EXTRAS = {"s3": "s3", "s3a": "s3"}
 

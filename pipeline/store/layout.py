@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from data_specs.shards import LANGUAGE, SCHEMA_VERSION, SUFFIX, Manifest, Rejected, Sidecar, differing_keys
 from pipeline.store.errors import ShardError, StoreError, StoreRequestError
-from pipeline.store.files import TEMPORARY, ByteSource, StoreFiles
+from pipeline.store.files import LOCK_MARK, TEMPORARY, ByteSource, StoreFiles
 from pipeline.store.index import index_bytes, index_shards, index_table, read_index
 
 MANIFEST, INDEX, REJECTED, SHARDS = "manifest.json", "index.parquet", "rejected.jsonl", "shards"
@@ -152,7 +152,7 @@ class StoreLayout:
             for name in self.files.names(folder):
                 stem = name.removesuffix(SUFFIX[self.manifest.format])
                 uncommitted = folder == SHARDS and stem != name and stem not in committed
-                if TEMPORARY in name or uncommitted:
+                if (TEMPORARY in name and not name.endswith(LOCK_MARK)) or uncommitted:
                     gone.append(f"{folder}/{name}" if folder else name)
         for name in gone:
             self.files.remove(name)
@@ -250,5 +250,5 @@ def _clear(files: StoreFiles) -> None:
     for name in sorted(names, key=lambda name: not name.endswith(".json")):
         files.remove(f"{SHARDS}/{name}")
     for name in files.names():
-        if TEMPORARY in name:
+        if TEMPORARY in name and not name.endswith(LOCK_MARK):
             files.remove(name)
