@@ -34,6 +34,7 @@ COMMANDS = [
     ["bench", "s2d"],
     ["bench", "train"],
     ["bench", "policy"],
+    ["plan"],
 ]
 
 

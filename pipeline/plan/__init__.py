@@ -1,0 +1,1 @@
+"""What an extraction will take, said before anything runs: clips, frames, bytes, device-hours, workers."""
