@@ -7,6 +7,7 @@ and what a library can read in place is read in place.
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 import webdataset
 import zarr
+from torch.utils.data import DataLoader, Sampler
 
 from data_specs.arrays import Array
 from data_specs.records import ClipRecord, exclusive_sum
@@ -31,16 +33,23 @@ POINT_COLUMNS = ("points", "camera", "tokens")
 ARRAYS = ("tokens/feat", "tokens/coord", "tokens/count", "cells/cell", "cells/token", "cells/count")
 OFFSETS = ("tokens/offset", "cells/offset")
 PAIRS = 64
+LOADED = 24
+"""Batches of an epoch of a `DataLoader`: a call reads a whole one, so that nothing is read before the clock starts."""
+WORKERS_BY = "spawn"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reader:
-    """A way to read, what it is called, how many bytes (arrays without offsets) a call reads, and torch's threads."""
+    """A way to read, what it is called, how many bytes (arrays without offsets) a call reads, and torch's threads.
+
+    `alone` says that this process does all the work, so that its CPU time is what the reading costs.
+    """
 
     label: str
     read: Callable[[], Any]
     bytes: float
     threads: int = 1
+    alone: bool = True
 
 
 class Frames:
@@ -106,6 +115,44 @@ def our_readers(urls: dict[str, str], frames: Frames) -> Iterator[Reader]:
                 bytes=PAIRS * size,
                 threads=threads,
             )
+
+
+def loaders(urls: dict[str, str], frames: Frames) -> Iterator[Reader]:
+    """A `DataLoader` over each store, in this process and with 2 workers, which live as long as the reader."""
+    for name, url in urls.items():
+        for workers in (0, 2):
+            store = open_store(url)
+            loader = store.view(COLUMNS).loader(
+                batch_sampler=_Drawn(frames.count),
+                num_workers=workers,
+                persistent_workers=workers > 0,
+                multiprocessing_context=WORKERS_BY if workers else None,
+                timeout=120 if workers else 0,
+            )
+            yield Reader(
+                label=f"DataLoader over {name}, {workers} workers",
+                read=partial(_epoch, loader),
+                bytes=LOADED * 2 * PAIRS * frames.mean,
+                alone=workers == 0,
+            )
+
+
+class _Drawn(Sampler[list[int]]):
+    """Batches of random frames, other ones every epoch."""
+
+    def __init__(self, count: int) -> None:
+        self._drawn = random_frames(count, 2 * PAIRS)
+
+    def __len__(self) -> int:
+        return LOADED
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return itertools.islice(self._drawn, LOADED)
+
+
+def _epoch(loader: "DataLoader[Any]") -> None:
+    for batch in loader:
+        del batch
 
 
 def _point_bytes(store: Store) -> float:

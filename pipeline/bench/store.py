@@ -12,7 +12,7 @@ import torch
 from data_specs.examples import example_record
 from data_specs.records import ClipRecord
 from data_specs.shards import DatasetRecord, Format, Manifest
-from pipeline.bench.readers import PAIRS, Frames, Reader, other_readers, our_readers
+from pipeline.bench.readers import PAIRS, Frames, Reader, loaders, other_readers, our_readers
 from pipeline.bench.table import Table, interleaved_by
 from pipeline.config import override
 from pipeline.devices import choose_device
@@ -72,15 +72,17 @@ def _reading(folder: Path, clips: int, rounds: int) -> tuple[list[tuple[Any, ...
     frames = Frames(records)
     threads = torch.get_num_threads()
     try:
-        readers = [*our_readers(urls, frames), *other_readers(folder, urls, frames)]
+        readers = [*our_readers(urls, frames), *loaders(urls, frames), *other_readers(folder, urls, frames)]
         seconds, worked = _times({reader.label: reader for reader in readers}, rounds)
     finally:
         torch.set_num_threads(threads)
     rate, cpu = ({reader.label: reader.bytes / by[reader.label] for reader in readers} for by in (seconds, worked))
+    alone = {reader.label for reader in readers if reader.alone}
     rows = []
     for label, speed in sorted(rate.items(), key=lambda item: -item[1]):
         pairs = "" if ":" in label else round(speed / (2 * frames.mean))
-        shares = (round(speed / rate["memcpy"], 3), round(cpu[label] / cpu["memcpy"], 3))
+        by_cpu = round(cpu[label] / cpu["memcpy"], 3) if label in alone else ""
+        shares = (round(speed / rate["memcpy"], 3), by_cpu)
         rows.append((label, speed / 1e6, pairs, *shares))
     return rows, frames
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from data_specs.arrays import Array
+from pipeline.store.handover import HAS_SEGMENTS, segments
 
 SMALL = 1 << 14
 """Bytes up to which memory comes from the C library, which keeps it itself."""
@@ -31,19 +32,19 @@ _LINE = 64
 def new_tensor(shape: tuple[int, ...], dtype: "np.dtype[np.generic]", *, pin: bool = False) -> tuple[Tensor, Array]:
     """A tensor to be filled, and the same memory as an array.
 
-    Page-locked when `pin` is set; shared with the main process in a worker of a DataLoader, which then sends it
-    without another copy.
+    Page-locked when `pin` is set; in a worker of a DataLoader shared with the process that it reads for, to which it
+    then goes without another copy (see `handover`).
     """
     size = math.prod(shape) * dtype.itemsize
-    if size and (pin or get_worker_info() is not None):
-        kind = torch.from_numpy(np.empty(0, dtype)).dtype
-        if pin:
-            tensor = torch.empty(shape, dtype=kind, pin_memory=True)
-        else:
-            shared = torch.UntypedStorage._new_shared(size, device="cpu")  # type: ignore[no-untyped-call]
-            tensor = torch.empty(0, dtype=kind).set_(shared, 0, shape)  # type: ignore[call-overload]
+    if size and pin:
+        tensor = torch.empty(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, pin_memory=True)
         return tensor, tensor.numpy()
-    array = np.empty(shape, dtype) if size <= SMALL else np.ndarray(shape, dtype, _KEPT.take(size))
+    if size <= SMALL:
+        array: Array = np.empty(shape, dtype)
+    elif HAS_SEGMENTS and get_worker_info() is not None:
+        array = np.ndarray(shape, dtype, segments().take(size))
+    else:
+        array = np.ndarray(shape, dtype, _KEPT.take(size))
     return torch.from_numpy(array), array
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from data_specs.batches import FrameBatch, PairBatch
+from pipeline.store.handover import hand_over
 from pipeline.store.pairs import PairIndex
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class FrameView(Dataset[FrameBatch]):
 
     def loader(self, **options: Any) -> "DataLoader[FrameBatch]":
         """A DataLoader of `FrameBatch`; `options` are its arguments (`batch_size`, `shuffle`, `num_workers`, ...)."""
-        return DataLoader(self, collate_fn=as_is, **options)
+        return DataLoader(self, collate_fn=hand_over, **options)
 
 
 class PairView(Dataset[PairBatch]):
@@ -55,9 +56,4 @@ class PairView(Dataset[PairBatch]):
 
     def loader(self, **options: Any) -> "DataLoader[PairBatch]":
         """A DataLoader of `PairBatch`; `options` are its arguments (`batch_size`, `shuffle`, `num_workers`, ...)."""
-        return DataLoader(self, collate_fn=as_is, **options)
-
-
-def as_is(batch: Any) -> Any:
-    """The collate function of a dataset that gives whole batches."""
-    return batch
+        return DataLoader(self, collate_fn=hand_over, **options)

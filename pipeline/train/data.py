@@ -17,9 +17,9 @@ from data_specs.actions import ACTION_NAME
 from data_specs.arrays import Array
 from data_specs.batches import PairBatch
 from pipeline.config import FailedError, PairsSection, TrainSection
+from pipeline.store.handover import forget_ended, hand_over
 from pipeline.store.loader import Store
 from pipeline.store.pixels import pairs_with_pixels
-from pipeline.store.views import as_is
 from pipeline.train.signals import ignore_stop_signals
 from pipeline.train.task import BatchPlan
 from stages.draw import mix_seed
@@ -157,7 +157,7 @@ def load_ahead(reader: Dataset[BatchT], items: Iterable[Any], section: TrainSect
         reader,
         batch_size=None,
         sampler=items,
-        collate_fn=as_is,
+        collate_fn=hand_over,
         num_workers=workers,
         prefetch_factor=section.prefetch if workers else None,
         pin_memory=torch.cuda.is_available(),
@@ -190,6 +190,7 @@ def load_ahead(reader: Dataset[BatchT], items: Iterable[Any], section: TrainSect
             if process.is_alive():  # it ignores SIGTERM, and Python would wait for it for ever at its own end
                 process.kill()
             process.join(_PATIENCE)
+        forget_ended()
 
 
 def _start_worker(_number: int) -> None:

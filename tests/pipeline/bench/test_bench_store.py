@@ -19,6 +19,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "_full_size", lambda clips: (small_records(clips), small_manifest()))
     monkeypatch.setattr(bench, "_records", lambda clips: (small_records(clips), small_manifest()))
     monkeypatch.setattr(readers, "PAIRS", 4)
+    monkeypatch.setattr(readers, "LOADED", 4)
+    monkeypatch.setattr(readers, "WORKERS_BY", "fork")  # to spawn four takes twenty seconds
 
 
 @pytest.mark.usefixtures("small")
@@ -30,6 +32,7 @@ def test_every_reader_has_a_row_and_shares_of_a_copy(tmp_path: Path) -> None:
     expected = ["memcpy", "memcpy from a mapped file", "flat arrays, mapped", "a .npy file a frame", "h5py, contiguous"]
     expected += ["plain zarr, a chunk a frame", "plain zarr, our shard", "WebDataset in sequence, 1 pair a clip"]
     expected += ["zarr store, 1 thread", "webdataset store, 1 thread", "collate frames that are in memory"]
+    expected += [f"DataLoader over {name}, {workers} workers" for name in FORMATS for workers in (0, 2)]
     assert set(expected) <= set(rows)
     assert rows["memcpy"]["share of memcpy"] == rows["memcpy"]["by CPU time"] == 1
     assert all(row["MB/s"] > 0 for row in rows.values())
@@ -53,5 +56,9 @@ def test_all_read_the_same_frames(tmp_path: Path) -> None:
         family, _, member = name.partition("/")
         np.testing.assert_array_equal(packed[name], getattr(getattr(batch, family), member).numpy())
     assert sum(array.nbytes for array in packed.values()) == sum(len(frames.bytes_of(frame)) for frame in wanted)
-    for reader in [*readers.our_readers(urls, frames), *readers.other_readers(tmp_path, urls, frames)]:
+    for reader in [
+        *readers.our_readers(urls, frames),
+        *readers.loaders(urls, frames),
+        *readers.other_readers(tmp_path, urls, frames),
+    ]:
         reader.read()
