@@ -12,7 +12,6 @@ from io import BufferedReader
 from typing import Any, Protocol
 
 import numpy as np
-from numcodecs import blosc  # type: ignore[import-untyped]
 
 from data_specs.arrays import Array
 from data_specs.records import exclusive_sum
@@ -20,6 +19,7 @@ from data_specs.shards import ARRAYS, CLIP_OFFSET, EXTRA, array_spec, offset_nam
 from pipeline.store.columns import leading_dim, missing_partners
 from pipeline.store.errors import ShardError
 from pipeline.store.files import ByteSource, SourceIO
+from pipeline.store.frame_codecs import FrameCodec
 from pipeline.store.rules import offset_problem
 from pipeline.store.shard import Extent, FileShard, as_array
 from pipeline.store.zarr_writer import EXTRA_OFFSET
@@ -52,9 +52,17 @@ class _ByFrame:
     """An array of which each row is compressed by itself."""
 
     def __init__(
-        self, source: ByteSource, start: int, size: int, dtype: "np.dtype[Any]", shape: tuple[int, ...]
+        self,
+        source: ByteSource,
+        start: int,
+        size: int,
+        dtype: "np.dtype[Any]",
+        shape: tuple[int, ...],
+        codec: FrameCodec,
     ) -> None:
         self.shape, self._source, self._start, self._size, self._dtype = shape, source, start, size, dtype
+        self._codec = codec
+        self._bytes = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
         self._index: Array | None = None
 
     def read(self, start: int, stop: int) -> Array:
@@ -72,16 +80,13 @@ class _ByFrame:
         if begin + size > self._size:
             raise ValueError(f"frame {frame} lies outside of the array's data")
         data = self._source.read(self._start + begin, size)
-        whole = row if row.dtype == self._dtype else np.empty(row.shape, dtype=self._dtype)
         _, expanded, _, packed = _BLOSC_HEAD.unpack_from(data) if size >= _BLOSC_HEAD.size else (0, 0, 0, 0)
-        if (expanded, packed) != (whole.nbytes, size):
-            raise ValueError(f"frame {frame} has {expanded} bytes in {packed}, expected {whole.nbytes} in {size}")
+        if (expanded, packed) != (self._bytes, size):
+            raise ValueError(f"frame {frame} has {expanded} bytes in {packed}, expected {self._bytes} in {size}")
         try:
-            blosc.decompress(data, whole)
+            self._codec.decompress(data, row, self._dtype)
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"frame {frame} does not decompress ({error})") from error
-        if whole is not row:
-            row[...] = whole
 
     def _table(self) -> Array:
         """Where each frame begins and its bytes, u8 [F,2]: the end of the chunk, before a CRC-32C."""
@@ -238,7 +243,8 @@ class ZarrShard(FileShard):
         start, size = self._data(f"{name}/c{'/0' * len(shape)}", name)
         codecs = [codec["name"] for codec in meta["codecs"]]
         if codecs == ["sharding_indexed"]:
-            return _ByFrame(self._source, start, size, dtype, shape)
+            codec = FrameCodec.of(meta["codecs"][0]["configuration"]["codecs"], dtype)
+            return _ByFrame(self._source, start, size, dtype, shape, codec)
         if codecs != ["bytes"]:
             raise ShardError(self.name, name, f"is encoded with {codecs}, expected 'bytes' or 'sharding_indexed'")
         if size != int(np.prod(shape, dtype=np.int64)) * dtype.itemsize:
