@@ -35,12 +35,17 @@ Triple = Annotated[tuple[float, float, float], BeforeValidator(_numbers)]
 
 
 class VggtSection(Config):
-    """Which VGGT runs. `weights`: a Hub repository, a local file or folder, `builtin`, or `random:SEED`."""
+    """Which VGGT runs. `weights`: a Hub repository, a local file or folder, `builtin`, or `random:SEED`.
+
+    With `dtype=bfloat16` its aggregator runs under autocast, its heads in float32, as published; `compile` hands the
+    aggregator's blocks to torch.compile. Both change what is stored in its last bits.
+    """
 
     weights: str = "facebook/VGGT-1B"
     revision: str = "main"
     model: Literal["vggt_1b", "small", "tiny"] = "vggt_1b"
     dtype: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
 
 
 class ConcertoSection(Config):
@@ -117,6 +122,20 @@ class StoreSection(Config):
     quality: int = Field(default=90, ge=1, le=100)
 
 
+class BatchSection(Config):
+    """How much goes through the models at a time.
+
+    `clips` are worked on together, always the same ones, whatever the shards and workers are; about `frames` frames go
+    through VGGT at a time (single ones, or windows of the same length), `clouds` frames through Concerto. More of each
+    keeps a GPU busy. It is part of what is extracted: sums of floats differ in their last bits with the size of a
+    batch, and with 1 clip what is stored depends on no other.
+    """
+
+    clips: int = Field(default=1, ge=1)
+    frames: int = Field(default=4, ge=1)
+    clouds: int = Field(default=4, ge=1)
+
+
 class RobotSection(Config):
     """What a policy needs beside features.
 
@@ -180,7 +199,17 @@ class VisionSection(Config):
         return self
 
 
-LATER = ("robot", "robot.pointing", "text", "vision", "points.box_centre", "points.box_scale", "points.crop")
+LATER = (
+    "robot",
+    "robot.pointing",
+    "text",
+    "vision",
+    "points.box_centre",
+    "points.box_scale",
+    "points.crop",
+    "batch",
+    "vggt.compile",
+)
 """Keys that came after the first stores: at their defaults, a manifest does not name them."""
 
 
@@ -199,11 +228,14 @@ class ExtractRecipe(Config):
     robot: RobotSection = RobotSection()
     text: TextSection = TextSection()
     vision: VisionSection = VisionSection()
+    batch: BatchSection = BatchSection()
 
     @model_validator(mode="after")
     def _frame_by_frame(self) -> Self:
         if self.robot.live and (problem := self.needs_other_frames()):
             raise ValueError(f"robot.live=true encodes each frame by itself, but {problem}")
+        if self.robot.live and self.batch.clips > 1:
+            raise ValueError(f"robot.live=true encodes each frame by itself, but batch.clips={self.batch.clips}")
         return self
 
     @model_validator(mode="after")

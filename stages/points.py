@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stages.constants import constant
+
 Sampling = Literal["random", "random_per_frame", "fps", "voxel"]
 Normalisation = Literal["unit", "scene"]
 
@@ -57,7 +59,8 @@ def turn_z_up(extrinsic: Tensor) -> Tensor:
     VGGT's world is its first camera: x right, y down, z forward. PTv3 was trained on gravity-aligned scenes, so
     the world is renamed to x right, y forward, z up; no camera moves.
     """
-    up_from_camera = extrinsic.new_tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
+    rows = (1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, -1.0, 0.0)
+    up_from_camera = constant(rows, extrinsic.device, extrinsic.dtype).view(3, 3)
     return torch.cat([extrinsic[..., :3, :3] @ up_from_camera.T, extrinsic[..., :3, 3:]], dim=-1)
 
 
@@ -71,43 +74,75 @@ def priorities(seed: int, key: str, count: int, frame: int | None = None) -> Ten
 def subsample(
     valid_FQ: Tensor,
     xyz_FQ3: Tensor,
+    rank_FQ: Tensor,
     *,
     count: int,
     sampling: Sampling,
-    seed: int,
-    key: str,
-    voxel: float | None = None,
-) -> list[Tensor]:
-    """Choose at most `count` valid pixels of each frame; int64 [P_f] sorted pixel indices a frame.
+    voxels: Sequence[float] = (),
+) -> tuple[Tensor, Tensor]:
+    """Choose at most `count` valid pixels of each frame, all frames at once.
 
-    `random` draws one priority a pixel for the whole clip, so that what stands still keeps its points from frame to
-    frame; `random_per_frame` draws anew for each. `fps` is farthest point sampling (Eldar et al. 1997) from the valid
-    pixel of the first priority. `voxel` takes one point of every occupied voxel of side `voxel` before it takes a
-    second of any, priorities breaking ties. The result depends on (seed, key) and the frame only.
+    `random` and `random_per_frame` take those of the least rank: with one order a clip (`priorities`) what stands still
+    keeps its points from frame to frame. `fps` is farthest point sampling (Eldar et al. 1997) from the valid pixel of
+    the least rank. `voxel` takes one point of every occupied voxel of side `voxels[f]` before it takes a second of any,
+    ranks breaking ties. A frame's choice depends on the frame only.
+
+    Returns:
+        int64 [F,count]: pixel indices, ascending; Q in the places that are left over.
+        int64 [F]: how many there are.
     """
-    frames, pixels = valid_FQ.shape
-    shared = priorities(seed, key, pixels).to(valid_FQ.device)
-    chosen = []
-    for i in range(frames):
-        rank = priorities(seed, key, pixels, frame=i).to(shared.device) if sampling == "random_per_frame" else shared
-        candidates = torch.nonzero(valid_FQ[i]).squeeze(1)
-        candidates = candidates[torch.argsort(rank[candidates])]  # in order of priority
-        if len(candidates) > count:
-            if sampling == "fps":
-                candidates = _farthest(candidates, xyz_FQ3[i], count)
-            elif sampling == "voxel":
-                assert voxel is not None, "voxel sampling needs the voxel's side"
-                candidates = candidates[_voxel_order(xyz_FQ3[i, candidates], voxel)][:count]
-            else:
-                candidates = candidates[:count]
-        chosen.append(torch.sort(candidates).values)
+    pixels = valid_FQ.shape[1]
+    taken = min(count, pixels)
+    rank_FQ = torch.where(valid_FQ, rank_FQ, pixels)
+    kept_F = valid_FQ.sum(1).clamp(max=count)
+    order_FQ = torch.argsort(rank_FQ, dim=1, stable=True)
+    if sampling == "voxel":
+        order_FQ = torch.stack(
+            [
+                torch.cat([own[: int(n)][_voxel_order(xyz[own[: int(n)]], side)], own[int(n) :]])
+                for own, xyz, side, n in zip(order_FQ, xyz_FQ3, voxels, valid_FQ.sum(1).tolist(), strict=True)
+            ]
+        )
+    chosen_FP = order_FQ[:, :taken]
+    if sampling == "fps":
+        chosen_FP = _farthest(valid_FQ, xyz_FQ3, order_FQ, taken)
+    place_P = torch.arange(taken, device=valid_FQ.device)
+    chosen_FP = torch.where(place_P < kept_F[:, None], chosen_FP, pixels).sort(1).values
+    return torch.nn.functional.pad(chosen_FP, (0, count - taken), value=pixels), kept_F
+
+
+def _farthest(valid_FQ: Tensor, xyz_FQ3: Tensor, order_FQ: Tensor, count: int) -> Tensor:
+    """Farthest points of each frame, from the first of its order; where there are no more than `count`, the order."""
+    if valid_FQ.device.type != "cpu":
+        enough_F = valid_FQ.sum(1) > count
+        picked_FP = farthest_points(xyz_FQ3, valid_FQ, order_FQ[:, 0], count)
+        return torch.where(enough_F[:, None], picked_FP, order_FQ[:, :count])
+    chosen = order_FQ[:, :count].clone()
+    for i, valid in enumerate(valid_FQ.sum(1).tolist()):
+        if valid > count:
+            candidates = order_FQ[i, :valid]
+            cloud = xyz_FQ3[i, candidates].double().numpy()
+            picked = fpsample.bucket_fps_kdline_sampling(cloud, count, h=7, start_idx=0)
+            chosen[i] = candidates[torch.from_numpy(picked.astype(np.int64))]
     return chosen
 
 
-def _farthest(candidates: Tensor, xyz_Q3: Tensor, count: int) -> Tensor:
-    cloud = xyz_Q3[candidates].double().cpu().numpy()
-    picked = fpsample.bucket_fps_kdline_sampling(cloud, count, h=7, start_idx=0)
-    return candidates[torch.from_numpy(picked.astype(np.int64)).to(candidates.device)]
+def farthest_points(xyz_FQ3: Tensor, valid_FQ: Tensor, start_F: Tensor, count: int) -> Tensor:
+    """Farthest point sampling of all frames at once, without asking the device: int64 [F,count], `start_F` first.
+
+    Each step takes the valid point that is farthest from those taken. A frame with fewer valid points than `count`
+    takes some twice.
+    """
+    away_FQ = torch.where(valid_FQ, torch.inf, -torch.inf).to(xyz_FQ3.dtype)
+    xyz_FQ3 = torch.where(valid_FQ[..., None], xyz_FQ3, 0)  # NaN would be the largest of all
+    picked_FP = torch.empty(len(start_F), count, dtype=torch.int64, device=start_F.device)
+    last_F = start_F
+    for step in range(count):
+        picked_FP[:, step] = last_F
+        last_F13 = xyz_FQ3.gather(1, last_F[:, None, None].expand(-1, 1, 3))
+        away_FQ = torch.minimum(away_FQ, (xyz_FQ3 - last_F13).square().sum(-1))
+        last_F = away_FQ.argmax(1)
+    return picked_FP
 
 
 def _voxel_order(xyz_N3: Tensor, voxel: float) -> Tensor:
@@ -123,7 +158,10 @@ def _voxel_order(xyz_N3: Tensor, voxel: float) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Frame3D:
-    """A normalised space: normalised = (xyz - centre) * scale. `low` [3] is where its voxel grid begins, normalised."""
+    """A normalised space: normalised = (xyz - centre) * scale. `low` [3] is where its voxel grid begins, normalised.
+
+    Or several of them: `centre` and `low` [...,3], `scale` [...].
+    """
 
     centre: Tensor
     scale: Tensor
@@ -134,8 +172,8 @@ class Frame3D:
         return (xyz - self.centre) * self.scale
 
     def as_row(self) -> Tensor:
-        """Centre and scale as stored: [4]."""
-        return torch.cat([self.centre, self.scale.reshape(1)])
+        """Centre and scale as stored: [...,4]."""
+        return torch.cat([self.centre, self.scale[..., None]], dim=-1)
 
 
 def fit_normalisation(xyz_N3: Tensor, kind: Normalisation) -> Frame3D:
@@ -146,57 +184,86 @@ def fit_normalisation(xyz_N3: Tensor, kind: Normalisation) -> Frame3D:
     has no extent, which no scale can mend.
     """
     low, high = xyz_N3.amin(0), xyz_N3.amax(0)
-    extent = high - low
+    space = fit_box(low, high, kind)
+    if not bool(has_extent(low, high, kind)):
+        raise ValueError(no_extent((high - low).tolist(), kind))
+    return space
+
+
+def fit_box(low: Tensor, high: Tensor, kind: Normalisation) -> Frame3D:
+    """The same for boxes [...,3], any number at once and unchecked (see `has_extent`)."""
     middle = (low + high) / 2
     if kind == "unit":
-        centre, size, target = middle, extent.amax(), 2.0
+        centre = middle
     elif kind == "scene":
-        centre, size, target = torch.cat([middle[:2], low[2:]]), extent[2], SCENE_Z_EXTENT
+        centre = torch.cat([middle[..., :2], low[..., 2:]], dim=-1)
     else:
         raise ValueError(f"normalisation {kind!r} is unknown, expected 'unit' or 'scene'")
-    if not bool(size > 1e-9) or not bool(torch.isfinite(size)):
-        raise ValueError(f"a cloud of extent {extent.tolist()} cannot be normalised to {kind!r}")
-    scale = target / size
-    return Frame3D(centre=centre, scale=scale, low=(low - centre) * scale)
+    scale = (2.0 if kind == "unit" else SCENE_Z_EXTENT) / _size(low, high, kind)
+    return Frame3D(centre=centre, scale=scale, low=(low - centre) * scale[..., None])
 
 
-def fixed_space(xyz_N3: Tensor, centre: Sequence[float], scale: float, low: Sequence[float], step: float) -> Frame3D:
+def has_extent(low: Tensor, high: Tensor, kind: Normalisation) -> Tensor:
+    """Whether boxes [...,3] can be normalised: bool [...]."""
+    size = _size(low, high, kind)
+    return (size > 1e-9) & torch.isfinite(size)
+
+
+def no_extent(extent: Sequence[float], kind: Normalisation) -> str:
+    """What is said of a cloud that cannot be normalised."""
+    return f"a cloud of extent {list(extent)} cannot be normalised to {kind!r}"
+
+
+def _size(low: Tensor, high: Tensor, kind: Normalisation) -> Tensor:
+    extent = high - low
+    return extent.amax(-1) if kind == "unit" else extent[..., 2]
+
+
+def fixed_space(low_3: Tensor, centre: Sequence[float], scale: float, low: Sequence[float], step: float) -> Frame3D:
     """A normalised space that is told, not fitted: the same for every cloud, so that it stands still in the world.
 
     Args:
-        xyz_N3: the cloud, which only says whether the grid must begin lower.
+        low_3: [...,3] the least coordinates of the clouds, which only say whether the grid must begin lower.
         centre, scale: of the space, in the world's units.
         low: [3] where the grid begins, normalised.
         step: a whole number of these lower, normalised, it begins where points lie below: cells stay where they are.
     """
-    begin = xyz_N3.new_tensor(low)
-    middle = xyz_N3.new_tensor(centre)
-    size = xyz_N3.new_tensor(scale)
-    below = torch.floor(((xyz_N3.amin(0) - middle) * size - begin) / step).clamp_max(0)
-    return Frame3D(centre=middle, scale=size, low=begin + below * step)
+    begin = constant(tuple(low), low_3.device, low_3.dtype)
+    middle = constant(tuple(centre), low_3.device, low_3.dtype)
+    size = constant((scale,), low_3.device, low_3.dtype)[0]
+    below = torch.floor(((low_3 - middle) * size - begin) / step).clamp_max(0)
+    return Frame3D(centre=middle.expand_as(low_3), scale=size.expand(low_3.shape[:-1]), low=begin + below * step)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Voxels:
-    """Occupied voxels of one cloud: `index` [V] the point that stands for each, `grid` [V,3], `inverse` [N]."""
+    """Occupied voxels, frame after frame: `index` [V] the point that stands for each, `grid` [V,3], `inverse` [N]."""
 
     index: Tensor
     grid: Tensor
     inverse: Tensor
 
 
-def voxelise(coord_N3: Tensor, rank_N: Tensor, *, grid: float, low: Tensor) -> Voxels:
+def voxelise(coord_N3: Tensor, rank_N: Tensor, *, grid: float, low: Tensor, frame_N: Tensor | None = None) -> Voxels:
     """Keep one point a voxel of side `grid`, the one of the least rank, where the published code picks at random.
 
-    `low` is the origin of the voxel grid. Frames that share a normalised space share it, so that a thing that stands
-    still falls into the same voxels, and into the same coarse cells, in every frame. Voxels are in lexicographic order.
+    `low` [3], or [N,3] a point, is the origin of the voxel grid. Frames that share a normalised space share it, so that
+    a thing that stands still falls into the same voxels, and into the same coarse cells, in every frame. With `frame_N`
+    int64 [N], ascending, the points are of several frames, which share no voxels. Voxels are in lexicographic order, by
+    frame first. Coordinates over 65,535 voxels are not told apart; one host synchronisation, for the number of voxels.
     """
     # float64: at 0.02 a float32 quotient rounds points on a voxel's face to either side
     cell_N3 = torch.floor((coord_N3.double() - low.double()) / grid).long().clamp_(min=0)
-    _, inverse_N, count_V = torch.unique(_cell_keys(cell_N3), return_inverse=True, return_counts=True)
+    x, y, z = cell_N3.clamp(max=0xFFFF).unbind(1)
+    key_N = (x << 32) | (y << 16) | z
+    if frame_N is not None:
+        key_N = key_N | (frame_N << 48)
     by_rank = torch.argsort(rank_N)
-    by_voxel = by_rank[torch.argsort(inverse_N[by_rank], stable=True)]  # voxel after voxel, least rank first
-    index_V = by_voxel[torch.cumsum(count_V, 0) - count_V]
+    sorted_N, order_N = torch.sort(key_N[by_rank], stable=True)  # voxel after voxel, least rank first
+    by_voxel = by_rank[order_N]
+    first_N = torch.nn.functional.pad(sorted_N[1:] != sorted_N[:-1], (1, 0), value=True)
+    inverse_N = torch.empty_like(by_voxel).scatter_(0, by_voxel, first_N.cumsum(0) - 1)
+    index_V = by_voxel[first_N]
     return Voxels(index=index_V, grid=cell_N3[index_V], inverse=inverse_N)
 
 

@@ -5,14 +5,12 @@ trained step; and the frozen encoders on the stored frames of the very same mome
 policy acts (`LiveEncoder`), which gives what the store holds. The one loop pays the first two, the other the last two.
 
 The two numbers before anything is measured are operations and bytes a moment. Operations are counted as they run, in
-products and convolutions of both sides (not in attention between tokens where torch does not count it, so that the
-frozen side is a little more), beside the rate at which the machine multiplies matrices: their ratio is what cached
-columns can save where nothing else is in the way. Bytes are those of the columns that are read.
+products, convolutions and attention of both sides, beside the rate at which the machine multiplies matrices: their
+ratio is what cached columns can save where nothing else is in the way. Bytes are those of the columns that are read.
 """
 
 import resource
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +22,7 @@ from data_specs.batches import PolicyBatch
 from data_specs.records import BadClip, Clip
 from data_specs.shards import VISION, ModelRecord
 from pipeline.bench.full_size import full_size_models, full_size_recipe
+from pipeline.bench.rates import counting, matrix_rate
 from pipeline.bench.recipes import override_both
 from pipeline.bench.store import write_store
 from pipeline.bench.table import Table, interleaved
@@ -53,7 +52,6 @@ SIZES: dict[str, tuple[str, str, int]] = {
 
 TASKS = "reach,push,pick"
 _FRAMES_A_CLIP = 4
-_PRODUCT = (1024, 1024, 4096)
 
 
 def choose_recipes(
@@ -115,7 +113,7 @@ def bench_policy(
         finally:
             training.end()
     figures = _Figures(seconds=seconds, moments=moments, gflop=gflop, bytes_read=size_read)
-    notes = [*_about(training.parameters, recipe, model.columns, loop.records), *figures.notes(_rate(place))]
+    notes = [*_about(training.parameters, recipe, model.columns, loop.records), *figures.notes(matrix_rate(place))]
     recipes = {"policy": recipe.model_dump(mode="json"), "extract": request.recipe.model_dump(mode="json")}
     return figures.table(f"{recipe.name} on features of {extraction.name}, {place}", notes, recipes)
 
@@ -314,25 +312,10 @@ def _about(parameters: int, recipe: PolicyRecipe, columns: Sequence[str], models
 
 
 def _gflop(action: Any, moments: int) -> float:
-    """Operations of an action in products and convolutions, 10^9 a moment."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
+    """Operations of an action, 10^9 a moment."""
+    with counting() as told:
         action()
-    return float(counter.get_total_flops()) / 1e9 / moments
-
-
-def _rate(device: torch.device) -> float:
-    """GFLOP/s of a product of float32 matrices, the best of three."""
-    rows, inner, columns = _PRODUCT
-    a, b = torch.ones(rows, inner, device=device), torch.ones(inner, columns, device=device)
-    seconds = []
-    for _ in range(4):  # the first warms up
-        start = time.perf_counter()
-        torch.mm(a, b)
-        wait(device)
-        seconds.append(time.perf_counter() - start)
-    return 2 * rows * inner * columns / min(seconds[1:]) / 1e9
+        return told() / moments
 
 
 def _bytes(batch: PolicyBatch) -> int:

@@ -19,14 +19,16 @@ def bench_extract(
     recipe: Annotated[str, typer.Option(help=f"{', '.join(EXTRACT)}.")] = "tiny",
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe overrides.")] = None,
     device: Device = "auto",
-    frames: Annotated[int, typer.Option(min=1, help="Frames a round.")] = 8,
+    clips: Annotated[int | None, typer.Option(min=1, help="Clips a batch; batch.clips without it.")] = None,
+    frames: Annotated[int, typer.Option(min=1, help="Frames a clip.")] = 8,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")] = 3,
     json_file: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
 ) -> None:
-    """Time the frozen models, stage by stage, on generated clips."""
+    """Time extraction beside the same models run frame by frame with both heads, as published."""
     from pipeline.bench.extract import bench_extract as measure
 
-    table = measure(override(extract_recipe(recipe), overrides or []), device=device, frames=frames, rounds=rounds)
+    chosen = override(extract_recipe(recipe), overrides or [])
+    table = measure(chosen, device=device, clips=clips, frames=frames, rounds=rounds)
     _finish_bench(table.lines(), table.as_json(), json_file)
 
 

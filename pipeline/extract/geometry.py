@@ -9,17 +9,15 @@ from torch import Tensor
 from data_specs.records import BadClip, Clip
 from pipeline.config import GeometrySection
 from pipeline.extract.encoders.towers import vggt_stream
+from pipeline.extract.lanes import Lanes
 from stages.points import turn_z_up
-from stages.vggt import VGGTEncoder
+from stages.vggt import VGGTEncoder, VGGTGeometry
 
 WORLDS = {
     "vggt": "each frame's own camera, axes renamed so that z is up; scale unknown, another in each frame",
     "vggt_window": "the first camera of each window, axes renamed so that z is up; scale unknown, one for a window",
     "sensor": "the dataset's world, z up, metres",
 }
-
-FRAMES_A_BATCH = 4
-"""Single frames that go through VGGT together. Fixed, so that a clip gives the same bytes on every run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +33,16 @@ class Geometry:
     extrinsic: Tensor
     tokens: Tensor | None = None
 
+    def __getitem__(self, frames: slice) -> "Geometry":
+        """That of some of the frames."""
+        return Geometry(
+            depth=self.depth[frames],
+            conf=self.conf[frames],
+            intrinsic=self.intrinsic[frames],
+            extrinsic=self.extrinsic[frames],
+            tokens=None if self.tokens is None else self.tokens[frames],
+        )
+
     @classmethod
     def join(cls, parts: Sequence["Geometry"]) -> "Geometry":
         """The frames of all parts, one after the other."""
@@ -47,42 +55,38 @@ class Geometry:
         )
 
 
-def lift(
-    clip: Clip, section: GeometrySection, vggt: VGGTEncoder | None, device: torch.device, *, first: int = 0
-) -> Geometry:
-    """Geometry of all frames; BadClip names the first frame whose depth or camera cannot be used.
-
-    `first` is the number of the clip's first frame, where it was cut out of a longer one.
-    """
-    if section.source == "sensor":
-        geometry = _from_sensor(clip, device)
-    else:
-        assert vggt is not None, "geometry from VGGT needs VGGT"
-        geometry = _from_vggt(clip, section, vggt, device)
-    _check(clip.key, geometry, first)
-    return geometry
-
-
-def _from_sensor(clip: Clip, device: torch.device) -> Geometry:
+def check_sensors(clip: Clip) -> None:
+    """BadClip for a clip whose dataset has measured nothing."""
     if clip.depth is None or clip.intrinsic is None or clip.extrinsic is None:
         raise BadClip(clip.key, "has no sensor depth and camera; expected them for geometry.source=sensor")
-    depth = torch.from_numpy(clip.depth).to(device)
+
+
+def from_sensor(clip: Clip, lanes: Lanes) -> Geometry:
+    """What the dataset has measured; BadClip where it has not."""
+    check_sensors(clip)
+    assert clip.depth is not None and clip.intrinsic is not None and clip.extrinsic is not None
+    depth = lanes.send(clip.depth)
     # a sensor says 0 or NaN where it measured nothing: no depth there, and no confidence either
     measured = torch.isfinite(depth) & (depth > 0)
     return Geometry(
         depth=torch.where(measured, depth, torch.zeros_like(depth)),
         conf=measured.float(),
-        intrinsic=torch.from_numpy(clip.intrinsic).to(device),
-        extrinsic=torch.from_numpy(clip.extrinsic).to(device),
+        intrinsic=lanes.send(clip.intrinsic),
+        extrinsic=lanes.send(clip.extrinsic),
     )
 
 
-def _from_vggt(clip: Clip, section: GeometrySection, vggt: VGGTEncoder, device: torch.device) -> Geometry:
-    rgb = torch.from_numpy(clip.rgb).to(device).permute(0, 3, 1, 2).float() / 255
+def from_vggt(rgb: Sequence[Tensor], section: GeometrySection, vggt: VGGTEncoder, *, together: int) -> Geometry:
+    """What VGGT says of clips u1 [F,H,W,3], one after the other; nothing waits for the device.
+
+    About `together` frames run at a time, of whichever clips: single frames, or windows of the same length.
+    """
+    pictures = [frames.permute(0, 3, 1, 2).float() / 255 for frames in rgb]
     if section.source == "vggt_window":
-        parts = [vggt.encode_window(window) for window in torch.split(rgb, section.window)]
+        windows = [window for clip in pictures for window in torch.split(clip, section.window)]
+        parts = _by_length(windows, vggt, together)
     else:
-        parts = [vggt(frames) for frames in torch.split(rgb, FRAMES_A_BATCH)]
+        parts = [vggt(frames) for frames in torch.split(torch.cat(pictures), together)]
     return Geometry(
         depth=torch.cat([part.depth_map for part in parts]).float(),
         conf=torch.cat([part.depth_conf for part in parts]).float(),
@@ -92,24 +96,47 @@ def _from_vggt(clip: Clip, section: GeometrySection, vggt: VGGTEncoder, device: 
     )
 
 
+def _by_length(windows: Sequence[Tensor], vggt: VGGTEncoder, together: int) -> list[VGGTGeometry]:
+    """The geometry of each window, in their order; windows of one length run together."""
+    parts: dict[int, VGGTGeometry] = {}
+    for length in dict.fromkeys(len(window) for window in windows):
+        alike = [i for i, window in enumerate(windows) if len(window) == length]
+        step = max(1, together // length)
+        for start in range(0, len(alike), step):
+            run = alike[start : start + step]
+            out = vggt.encode_windows(torch.stack([windows[i] for i in run]))
+            for place, i in enumerate(run):
+                parts[i] = out[place * length : (place + 1) * length]
+    return [parts[i] for i in range(len(windows))]
+
+
 def _join_tokens(parts: Sequence[Tensor | None]) -> Tensor | None:
     known = [part for part in parts if part is not None]
     return torch.cat(known) if known else None
 
 
-def _check(key: str, geometry: Geometry, first: int) -> None:
-    for name, values in (
-        ("depth", geometry.depth),
-        ("confidence", geometry.conf),
-        ("intrinsic", geometry.intrinsic),
-        ("extrinsic", geometry.extrinsic),
-    ):
-        good = torch.isfinite(values.flatten(1)).all(1)
-        if name == "intrinsic":  # a field of view of 0 gives an infinite focal length, a negative one is as bad
-            good &= (values[:, 0, 0] > 0) & (values[:, 1, 1] > 0)
-        if not bool(good.all()):
-            frame = int(torch.nonzero(~good)[0])
-            raise BadClip(
-                key,
-                f"the {name} of frame {first + frame} is not finite or not positive; expected usable geometry",
-            )
+CHECKED = ("depth", "confidence", "intrinsic", "extrinsic")
+"""What `usable` looks at."""
+
+
+def usable(geometry: Geometry) -> Tensor:
+    """Which frames have each of `CHECKED` as it must be: bool [4,F]."""
+    good = [
+        torch.isfinite(values.flatten(1)).all(1)
+        for values in (geometry.depth, geometry.conf, geometry.intrinsic, geometry.extrinsic)
+    ]
+    # a field of view of 0 gives an infinite focal length, a negative one is as bad
+    good[2] &= (geometry.intrinsic[:, 0, 0] > 0) & (geometry.intrinsic[:, 1, 1] > 0)
+    return torch.stack(good)
+
+
+def check_usable(key: str, good: Sequence[Sequence[int]], first: int) -> None:
+    """BadClip names the first frame whose depth or camera cannot be used.
+
+    `good` is what `usable` says of the clip's frames; `first` is the number of the first, where the clip was cut out of
+    a longer one.
+    """
+    for name, frames in zip(CHECKED, good, strict=True):
+        if not all(frames):
+            frame = first + [bool(value) for value in frames].index(False)
+            raise BadClip(key, f"the {name} of frame {frame} is not finite or not positive; expected usable geometry")

@@ -35,21 +35,6 @@ class FramePoints:
     conf: Tensor
     tokens: int
 
-    @classmethod
-    def sort(
-        cls, *, pixel: Tensor, token: Tensor, coord: Tensor, depth: Tensor, conf: Tensor, tokens: int
-    ) -> "FramePoints":
-        """Sort points that are already in the order of their pixels."""
-        order = torch.argsort(token, stable=True)
-        return cls(
-            pixel=pixel[order],
-            token=token[order],
-            coord=coord[order],
-            depth=depth[order],
-            conf=conf[order],
-            tokens=tokens,
-        )
-
 
 def pack_tokens(feats: list[Tensor], frames: list[FramePoints]) -> Tokens:
     """Distinct features [T,C] in float16 with the mean coordinate and the number of points of each."""

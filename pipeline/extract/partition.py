@@ -25,14 +25,21 @@ class ShardPlan:
     name: str
     refs: tuple[ClipRef, ...]
 
+    def batches(self, clips: int) -> list[int]:
+        """How many of the clips, one after the other, go through the models together: `clips`, and what is left."""
+        return [min(clips, len(self.refs) - start) for start in range(0, len(self.refs), clips)]
+
 
 def clips_per_shard(recipe: ExtractRecipe, channels: int, vision_bytes: int = 0) -> int:
-    """How many whole clips come nearest to the recipe's shard size, at least one.
+    """How many whole batches of clips come nearest to the recipe's shard size, at least one, in clips.
 
+    A batch never spans shards, so it has the same clips whatever the size of a shard and wherever a run stopped.
     `channels` are of the 3D tokens, `vision_bytes` a frame of the image encoders.
     """
     frame = recipe.points.count * BYTES_A_POINT + TOKENS_A_FRAME * channels * 2 + BYTES_AN_IMAGE + vision_bytes
-    return max(1, round(recipe.store.shard_mb * 1e6 / (frame * (recipe.frames.max or UNLIMITED_FRAMES))))
+    batch = recipe.batch.clips
+    clips = recipe.store.shard_mb * 1e6 / (frame * (recipe.frames.max or UNLIMITED_FRAMES))
+    return batch * max(1, round(clips / batch))
 
 
 def plan_shards(refs: Sequence[ClipRef], per_shard: int, prefix: str = "") -> list[ShardPlan]:

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from data_specs.actions import ACTION_PATH_NAME
 from data_specs.datasets import ClipRef
-from data_specs.records import BadClip
 from data_specs.shards import EXTRA, DatasetRecord, Format, Manifest, Sidecar
 from pipeline.config import ExtractRecipe, RequestError
 from pipeline.devices import choose_device
@@ -16,10 +15,10 @@ from pipeline.extract.decoding import decode_ahead
 from pipeline.extract.geometry import WORLDS
 from pipeline.extract.language import store_language
 from pipeline.extract.mapper import Mapper
+from pipeline.extract.mapping import map_clips
 from pipeline.extract.models import FrozenModels, load_models
 from pipeline.extract.partition import ShardPlan, clips_per_shard, listing_digest, plan_shards
 from pipeline.extract.progress import Reporter, Tally
-from pipeline.extract.robot import check_robot
 from pipeline.extract.statistics import robot_statistics
 from pipeline.extract.writing import WriterThread
 from pipeline.sources import open_source
@@ -245,27 +244,23 @@ def _run(
         tally.bytes += sidecar.file.bytes if sidecar.file else 0
 
     refs = [ref for plan in plans for ref in plan.refs]
-    decoded_clips = decode_ahead(source, refs, mapper.recipe.frames, workers=request.workers)
+    clips = mapper.recipe.batch.clips
+    ahead = max(2 * clips, 2 * request.workers + 1) if clips > 1 else None
+    decoded = decode_ahead(source, refs, mapper.recipe.frames, workers=request.workers, ahead=ahead)
+    batches = [size for plan in plans for size in plan.batches(clips)]
+    mapped_clips = map_clips(mapper, decoded, batches, layout.manifest.sizes)
     with WriterThread(layout, committed) as writer:
-        for shard, decoded in zip(shard_of, decoded_clips, strict=True):
-            tally.read_s += decoded.seconds
-            reason = decoded.reason
-            if decoded.clip is not None:
-                before = time.perf_counter()
-                try:
-                    check_robot(decoded.clip, layout.manifest.sizes)
-                    record = mapper(decoded.clip)
-                except BadClip as error:
-                    reason = error.reason
-                else:
-                    writer.add(shard, record)
-                    tally.clips += 1
-                    tally.frames += len(record)
-                tally.infer_s += time.perf_counter() - before
-            if reason is not None:
-                writer.reject(shard, decoded.ref.key, reason)
+        for shard, mapped in zip(shard_of, mapped_clips, strict=True):
+            tally.read_s += mapped.seconds
+            if mapped.record is not None:
+                writer.add(shard, mapped.record)
+                tally.clips += 1
+                tally.frames += len(mapped.record)
+            if mapped.reason is not None:
+                writer.reject(shard, mapped.ref.key, mapped.reason)
                 tally.rejected += 1
-            if decoded.ref.key == ends[shard]:
+            tally.infer_s = mapper.seconds()
+            if mapped.ref.key == ends[shard]:
                 writer.finish(shard)
             tally.wall_s, tally.write_s = time.perf_counter() - start, writer.seconds
             report.update(tally, total)

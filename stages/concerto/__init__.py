@@ -1,9 +1,10 @@
 """Concerto: the frozen point cloud encoder (PTv3 in encoder mode)."""
 
 from stages.concerto.config import BASE, IGNORED_KEYS, LARGE, SMALL, TINY, ConcertoConfig
-from stages.concerto.encoder import ConcertoEncoder, ConcertoFeatures
+from stages.concerto.encoder import ConcertoEncoder, ConcertoFeatures, Rows
 from stages.concerto.init import init_random
-from stages.concerto.model import Level, PointTransformerV3, build_concerto
+from stages.concerto.model import Level, Plan, PointTransformerV3, build_concerto
+from stages.concerto.sparse import SubmanifoldConv3d
 
 __all__ = [
     "BASE",
@@ -15,7 +16,10 @@ __all__ = [
     "ConcertoEncoder",
     "ConcertoFeatures",
     "Level",
+    "Plan",
     "PointTransformerV3",
+    "Rows",
+    "SubmanifoldConv3d",
     "build_concerto",
     "init_random",
 ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from stages.concerto.model import PointTransformerV3, collect
+from stages.concerto.model import Plan, PointTransformerV3, collect
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,6 +26,25 @@ class ConcertoFeatures:
     grid_coord: Tensor
     inverse: Tensor
     offset: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rows:
+    """`inverse` int64 [N] the row of every input point; `start` int64 [B] the first row of each cloud; `lengths` [B]
+    how many rows each has, on the host.
+    """
+
+    inverse: Tensor
+    start: Tensor
+    lengths: tuple[int, ...]
+
+
+def _rows(plan: Plan, level: int) -> Rows:
+    inverse = plan.inverse[0]
+    for coarser in plan.inverse[1 : level + 1]:
+        inverse = coarser[inverse]
+    start = torch.nn.functional.pad(plan.levels[level].offset[:-1], (1, 0))
+    return Rows(inverse=inverse, start=start, lengths=plan.levels[level].lengths)
 
 
 class ConcertoEncoder(nn.Module):
@@ -94,6 +113,22 @@ class ConcertoEncoder(nn.Module):
             return ConcertoFeatures(**self._run(cloud))
         parts = [self._run(part) for part in _split(cloud, self.clouds_per_run)]
         return ConcertoFeatures(**_join(parts))
+
+    @torch.inference_mode()
+    def plan(self, *, coord: Tensor, grid_coord: Tensor, offset: Tensor) -> Plan:
+        """Sizes, orders and neighbours of a batch, for `encode`; the host waits for the device here, and only here."""
+        return self.model.plan(coord=coord, grid_coord=grid_coord, offset=offset)
+
+    @torch.inference_mode()
+    def rows(self, plan: Plan) -> Rows:
+        """Which row of the features every input point will have: known before they are computed."""
+        return _rows(plan, len(plan.levels) - self.levels)
+
+    @torch.inference_mode()
+    def encode(self, plan: Plan, *, coord: Tensor, color: Tensor, normal: Tensor | None = None) -> ConcertoFeatures:
+        """What `forward` gives, of clouds that are planned already: all run together, and nothing waits."""
+        out = collect(self.model.encode(plan, _assemble(coord, color, normal)), finest=-self.levels, like=plan.rows)
+        return ConcertoFeatures(**out)
 
     def _run(self, cloud: dict[str, Tensor]) -> dict[str, Tensor]:
         return collect(self.model.levels(cloud), finest=-self.levels, like=cloud["grid_coord"])

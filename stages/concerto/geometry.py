@@ -4,42 +4,15 @@ Rows are sorted lexicographically by (cloud, x, y, z) at every level, so nothing
 N voxels of a level; M cells of the next; B clouds; O serialization orders in use.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from stages.concerto.attention import Patches
 from stages.concerto.serialization import MAX_COORDINATE, bit_depth, encode
-from stages.concerto.sparse import Neighbours, NeighbourTable, SparseBackend, voxel_keys
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Attend:
-    """A run of patches: `patches` times `queries` rows from `start` on attend to `keys` rows each, from `key_start`."""
-
-    start: int
-    key_start: int
-    patches: int
-    queries: int
-    keys: int
-
-
-def attention_runs(lengths: tuple[int, ...], patch_size: int) -> Iterator[Attend]:
-    """The patches of clouds of `lengths` points, in serialized order.
-
-    A cloud is cut into patches of K = min(its points, `patch_size`). PTv3 pads the last patch with the points before
-    it, whose results there are dropped: in other words, the points left over attend to the last K points of the cloud.
-    """
-    start = 0
-    for length in lengths:
-        size = min(length, patch_size)
-        whole, rest = divmod(length, size)
-        yield Attend(start=start, key_start=start, patches=whole, queries=size, keys=size)
-        if rest:
-            end = start + length
-            yield Attend(start=end - rest, key_start=end - size, patches=1, queries=rest, keys=size)
-        start += length
+from stages.concerto.sparse import GatherTable, Neighbours, NeighbourTable, SparseBackend, voxel_keys
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,7 +24,8 @@ class Geometry:
         key: int64 [N], `voxel_keys`, ascending.
         lengths: voxels of each cloud. max_coordinate: largest grid coordinate of each cloud. Both are on the host.
         order: int64 [O,N], rows along each curve. inverse: int64 [O,N], where each row is on the curve.
-        neighbours: the convolution's table.
+        neighbours: the convolution's table. patches: what attends to what, in serialized order.
+        offset: int64 [B], cumulative voxel counts, on the device.
     """
 
     coord: Tensor
@@ -63,11 +37,8 @@ class Geometry:
     order: Tensor
     inverse: Tensor
     neighbours: Neighbours
-
-    @property
-    def offset(self) -> Tensor:
-        """Cumulative voxel counts: int64 [B], on the device."""
-        return torch.tensor(self.lengths, device=self.key.device).cumsum(0)
+    patches: Patches
+    offset: Tensor
 
 
 def build_geometry(
@@ -79,6 +50,7 @@ def build_geometry(
     lengths: tuple[int, ...],
     max_coordinate: tuple[int, ...],
     orders: tuple[str, ...],
+    patch_size: int,
     backend: SparseBackend,
 ) -> Geometry:
     """Serialize a level and find its neighbours. Rows come in the order of `key`, ascending."""
@@ -93,6 +65,8 @@ def build_geometry(
         from stages.concerto.spconv_backend import SpconvNeighbours
 
         neighbours = SpconvNeighbours(grid_coord, cloud, len(lengths), max(max_coordinate))
+    elif key.device.type == "cuda":
+        neighbours = GatherTable(key)
     else:
         neighbours = NeighbourTable(key)
     return Geometry(
@@ -105,6 +79,8 @@ def build_geometry(
         order=order,
         inverse=torch.empty_like(order).scatter_(1, order, rows),
         neighbours=neighbours,
+        patches=Patches(lengths, patch_size, key.device),
+        offset=torch.tensor(lengths, device=key.device).cumsum(0),
     )
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stages.concerto.config import ConcertoConfig
-from stages.concerto.geometry import Geometry, attention_runs, build_geometry, pool_cells, sort_cloud
+from stages.concerto.geometry import Cells, Geometry, SortedCloud, build_geometry, pool_cells, sort_cloud
 from stages.concerto.pooling import pool_max, torch_scatter_installed
 from stages.concerto.sparse import (
     SparseBackend,
@@ -41,34 +41,36 @@ class Level:
     offset: Tensor
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+    """Where everything of a batch is at every level, before any feature is computed: sizes, orders, neighbours.
+
+    Attributes:
+        levels: finest first. rows: int64 [N], which input row each voxel of the first level is.
+        inverse: for each level the row there of every row one level finer; for the first, of every input point.
+    """
+
+    levels: tuple[Geometry, ...]
+    rows: Tensor
+    inverse: tuple[Tensor, ...]
+
+
 class PatchAttention(nn.Module):
     """Multi-head attention within patches of the serialized cloud (PTv3, section 4.2)."""
 
-    def __init__(self, channels: int, heads: int, patch_size: int, qkv_bias: bool, scale: float | None) -> None:
+    def __init__(self, channels: int, heads: int, qkv_bias: bool, scale: float | None) -> None:
         super().__init__()
         self.heads = heads
-        self.patch_size = patch_size
         self.scale = (channels // heads) ** -0.5 if scale is None else scale
         self.qkv = nn.Linear(channels, channels * 3, bias=qkv_bias)
         self.proj = nn.Linear(channels, channels)
 
     def forward(self, feat_NC: Tensor, geometry: Geometry, order_index: int) -> Tensor:
         """[N,C] -> [N,C], attending along order `order_index`."""
-        channels = feat_NC.shape[1]
         qkv_N3HD = self.qkv(feat_NC[geometry.order[order_index]]).unflatten(1, (3, self.heads, -1))
-        q, k, v = qkv_N3HD.unbind(1)
-        parts = []
-        for run in attention_runs(geometry.lengths, self.patch_size):
-            rows = slice(run.start, run.start + run.patches * run.queries)
-            keys = slice(run.key_start, run.key_start + run.patches * run.keys)
-            out_PHKD = F.scaled_dot_product_attention(
-                q[rows].unflatten(0, (run.patches, run.queries)).transpose(1, 2),
-                k[keys].unflatten(0, (run.patches, run.keys)).transpose(1, 2),
-                v[keys].unflatten(0, (run.patches, run.keys)).transpose(1, 2),
-                scale=self.scale,
-            )
-            parts.append(out_PHKD.transpose(1, 2).reshape(-1, channels))
-        out_NC: Tensor = self.proj(torch.cat(parts))
+        q_NHD, k_NHD, v_NHD = qkv_N3HD.unbind(1)
+        out_NHD = geometry.patches.attend(q_NHD, k_NHD, v_NHD, self.scale)
+        out_NC: Tensor = self.proj(out_NHD.flatten(1))
         return out_NC[geometry.inverse[order_index]]
 
 
@@ -113,7 +115,6 @@ class Block(nn.Module):
         self.attn = PatchAttention(
             channels,
             config.enc_num_head[stage],
-            config.enc_patch_size[stage],
             config.qkv_bias,
             config.qk_scale,
         )
@@ -157,6 +158,7 @@ class Stage(nn.Module):
         self.depth = config.enc_depths[stage]
         # Only the orders that some block of this stage reads are computed.
         self.orders = config.order[: self.depth]
+        self.patch_size = config.enc_patch_size[stage]
         self.down: GridPooling | None = None
         if stage:
             self.down = GridPooling(
@@ -194,8 +196,9 @@ class PointTransformerV3(nn.Module):
     A cloud gives the same numbers alone and in any batch, and whatever the order of its points: bit depths, patches and
     convolutions are each cloud's own, and rows are sorted first. Serialization orders are never shuffled.
 
-    Host synchronisations on CUDA: one to check the input; two a pooling, for the numbers of cells; one a stage, for the
-    numbers of neighbour pairs (spconv has its own). Nothing else waits.
+    `plan` finds out sizes, so that the host must wait on CUDA: once to check the input, twice a pooling, and a few
+    times to send small tables. `encode` waits for nothing (built-in convolutions; spconv has synchronisations of its
+    own).
     """
 
     def __init__(self, config: ConcertoConfig, sparse: SparseChoice = "builtin") -> None:
@@ -219,43 +222,47 @@ class PointTransformerV3(nn.Module):
         missing = [name for name in ("coord", "grid_coord", "feat", "offset") if name not in cloud]
         if missing:
             raise ValueError(f"the cloud lacks {', '.join(missing)}; it needs coord, grid_coord, feat and offset")
-        feat = cloud["feat"]
-        expected = (len(cloud["coord"]), self.config.in_channels)
-        if feat.shape != expected:
-            raise ValueError(f"feat has shape {tuple(feat.shape)}, expected {list(expected)}")
-        backend = resolve_sparse(self.sparse, feat.device)
-        scatter = backend == "spconv" and torch_scatter_installed()
-        sorted_cloud = sort_cloud(cloud)
-        stages = [stage for stage in self.enc if isinstance(stage, Stage)]
-        geometry = build_geometry(
-            coord=sorted_cloud.coord,
-            grid_coord=sorted_cloud.grid_coord,
-            cloud=sorted_cloud.cloud,
-            key=sorted_cloud.key,
-            lengths=sorted_cloud.lengths,
-            max_coordinate=sorted_cloud.max_coordinate,
-            orders=stages[0].orders,
-            backend=backend,
-        )
-        inverse = torch.empty_like(sorted_cloud.rows)
-        inverse[sorted_cloud.rows] = torch.arange(len(inverse), device=inverse.device)
-        feat_NC = self.embedding(feat[sorted_cloud.rows])
-        out = []
-        for stage in stages:
+        self._check_feat(cloud["feat"], len(cloud["coord"]))
+        plan = self.plan(coord=cloud["coord"], grid_coord=cloud["grid_coord"], offset=cloud["offset"])
+        return self.encode(plan, cloud["feat"])
+
+    def plan(self, *, coord: Tensor, grid_coord: Tensor, offset: Tensor) -> Plan:
+        """Everything about a batch that does not depend on its features; arguments and errors as in `forward`."""
+        backend = resolve_sparse(self.sparse, coord.device)
+        start = sort_cloud({"coord": coord, "grid_coord": grid_coord, "offset": offset})
+        inverse = torch.empty_like(start.rows)
+        inverse[start.rows] = torch.arange(len(inverse), device=inverse.device)
+        levels: list[Geometry] = []
+        inverses = [inverse]
+        for stage in self._stages():
+            found: SortedCloud | Cells = start
             if stage.down is not None:
-                cells = pool_cells(geometry, stage.down.stride)
-                inverse = cells.inverse
-                feat_NC = stage.down(feat_NC, inverse, len(cells.key), torch_scatter=scatter)
-                geometry = build_geometry(
-                    coord=cells.coord,
-                    grid_coord=cells.grid_coord,
-                    cloud=cells.cloud,
-                    key=cells.key,
-                    lengths=cells.lengths,
-                    max_coordinate=cells.max_coordinate,
+                found = pool_cells(levels[-1], stage.down.stride)
+                inverses.append(found.inverse)
+            levels.append(
+                build_geometry(
+                    coord=found.coord,
+                    grid_coord=found.grid_coord,
+                    cloud=found.cloud,
+                    key=found.key,
+                    lengths=found.lengths,
+                    max_coordinate=found.max_coordinate,
                     orders=stage.orders,
+                    patch_size=stage.patch_size,
                     backend=backend,
                 )
+            )
+        return Plan(levels=tuple(levels), rows=start.rows, inverse=tuple(inverses))
+
+    def encode(self, plan: Plan, feat: Tensor) -> list[Level]:
+        """Every stage's features of a batch that `plan` knows, finest first. `feat` float [N,in_channels]."""
+        self._check_feat(feat, len(plan.rows))
+        scatter = resolve_sparse(self.sparse, feat.device) == "spconv" and torch_scatter_installed()
+        feat_NC = self.embedding(feat[plan.rows])
+        out = []
+        for stage, geometry, inverse in zip(self._stages(), plan.levels, plan.inverse, strict=True):
+            if stage.down is not None:
+                feat_NC = stage.down(feat_NC, inverse, len(geometry.key), torch_scatter=scatter)
             feat_NC = stage(feat_NC, geometry)
             out.append(
                 Level(
@@ -267,6 +274,14 @@ class PointTransformerV3(nn.Module):
                 )
             )
         return out
+
+    def _stages(self) -> list[Stage]:
+        return [stage for stage in self.enc if isinstance(stage, Stage)]
+
+    def _check_feat(self, feat: Tensor, points: int) -> None:
+        expected = (points, self.config.in_channels)
+        if feat.shape != expected:
+            raise ValueError(f"feat has shape {tuple(feat.shape)}, expected {list(expected)}")
 
     def forward(self, cloud: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The coarsest features of a batch of B clouds.

@@ -9,6 +9,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
+from stages.constants import constant
 from stages.vggt.blocks import Block, Rope
 from stages.vggt.config import DINOV2_SIZES, VGGTConfig
 from stages.vggt.dinov2 import NUM_REGISTERS, DinoVisionTransformer, PatchEmbed
@@ -65,7 +66,8 @@ class Aggregator(nn.Module):
 
     def _embed(self, images_BS3HW: Tensor) -> Tensor:
         """Tokens of every frame on its own [B*S,N,C]: camera, registers, patches."""
-        mean, std = (images_BS3HW.new_tensor(v)[:, None, None] for v in (IMAGE_MEAN, IMAGE_STD))
+        device, dtype = images_BS3HW.device, images_BS3HW.dtype
+        mean, std = (constant(v, device, dtype)[:, None, None] for v in (IMAGE_MEAN, IMAGE_STD))
         patches = self.patch_embed(((images_BS3HW - mean) / std).flatten(0, 1))
         clips, frames = images_BS3HW.shape[:2]
         special = torch.cat((self.camera_token, self.register_token), dim=2)

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from stages.constants import constant
 from stages.points import unproject
 from stages.vggt.model import CAMERA, DEPTH, POINTS, VGGT
 
@@ -39,6 +40,18 @@ class VGGTGeometry:
     point_map: Tensor
     point_conf: Tensor
     tokens: Tensor | None = None
+
+    def __getitem__(self, frames: slice) -> "VGGTGeometry":
+        """That of some of the frames."""
+        return VGGTGeometry(
+            depth_map=self.depth_map[frames],
+            depth_conf=self.depth_conf[frames],
+            intrinsic=self.intrinsic[frames],
+            extrinsic=self.extrinsic[frames],
+            point_map=self.point_map[frames],
+            point_conf=self.point_conf[frames],
+            tokens=None if self.tokens is None else self.tokens[frames],
+        )
 
 
 class VGGTEncoder(nn.Module):
@@ -97,6 +110,15 @@ class VGGTEncoder(nn.Module):
         _check_frames(rgb_S3HW)
         return self._geometry(self._run(rgb_S3HW[None]))
 
+    @torch.inference_mode()
+    def encode_windows(self, rgb_WS3HW: Tensor) -> VGGTGeometry:
+        """W windows of S frames each [W,S,3,H,W] at once, each as in `encode_window`: the geometry of W * S frames.
+
+        Raises:
+            ValueError: for another shape, or sides that are no multiples of the patch size.
+        """
+        return self._geometry(self._run(rgb_WS3HW))
+
     def _run(self, images_BS3HW: Tensor) -> dict[str, Tensor]:
         """The outputs of the model by frame: [B*S,...]."""
         want: tuple[str, ...] = (*CAMERA, *DEPTH)
@@ -110,7 +132,7 @@ class VGGTEncoder(nn.Module):
             points, conf = out["point_map"], out["point_conf"]
         else:
             points, conf = unproject(depth_BHW, out["intrinsic"], out["extrinsic"]), out["depth_conf"]
-        bottom = out["extrinsic"].new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(depth_BHW), 1, 4)
+        bottom = constant((0.0, 0.0, 0.0, 1.0), depth_BHW.device, out["extrinsic"].dtype).expand(len(depth_BHW), 1, 4)
         return VGGTGeometry(
             depth_map=depth_BHW,
             depth_conf=out["depth_conf"],

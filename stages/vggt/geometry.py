@@ -7,6 +7,8 @@ Shape legend
 import torch
 from torch import Tensor
 
+from stages.constants import constant
+
 
 def extrinsic_from_pose(pose_enc: Tensor) -> Tensor:
     """Pose encoding [...,9] → camera-from-world [...,3,4]. The quaternion xyzw may have any length but 0."""
@@ -29,13 +31,13 @@ def intrinsic_from_pose(pose_enc: Tensor, height: int, width: int) -> Tensor:
     A field of view of 0 gives an infinite focal length, one that is not finite gives NaN: nothing is raised here,
     the frame is bad data and whoever uses it checks.
     """
-    half_size = pose_enc.new_tensor((width / 2, height / 2))
-    focal = half_size / torch.tan(pose_enc[..., [8, 7]] / 2)
+    half_size = constant((width / 2, height / 2), pose_enc.device, pose_enc.dtype)
+    focal = half_size / torch.tan(pose_enc[..., 7:9].flip(-1) / 2)
     intrinsic = pose_enc.new_zeros((*pose_enc.shape[:-1], 3, 3))
     intrinsic[..., 0, 0] = focal[..., 0]
     intrinsic[..., 1, 1] = focal[..., 1]
     intrinsic[..., :2, 2] = half_size
-    intrinsic[..., 2, 2] = 1.0
+    intrinsic[..., 2, 2].fill_(1.0)  # an assignment would send the number from the host
     return intrinsic
 
 

@@ -7,7 +7,7 @@ import torch
 from concerto_clouds import batch, surface
 
 from stages.concerto import TINY, build_concerto, init_random
-from stages.concerto.geometry import attention_runs
+from stages.concerto.attention import attention_runs
 
 
 @pytest.fixture(scope="module")

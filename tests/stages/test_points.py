@@ -74,6 +74,20 @@ def test_priorities_are_a_permutation_that_depends_on_seed_key_and_frame_only() 
     assert all(not torch.equal(first, other) for other in others)
 
 
+def _chosen(
+    valid: torch.Tensor, xyz: torch.Tensor, *, count: int, sampling: str, key: str = "k", voxel: float = 0.1
+) -> list[torch.Tensor]:
+    frames, pixels = valid.shape
+    if sampling == "random_per_frame":
+        rank = torch.stack([priorities(0, key, pixels, frame=i) for i in range(frames)])
+    else:
+        rank = priorities(0, key, pixels).expand(frames, -1)
+    pixel, kept = subsample(valid, xyz, rank, count=count, sampling=sampling, voxels=[voxel] * frames)  # type: ignore[arg-type]
+    assert pixel.shape == (frames, count)
+    assert all(bool((own[n:] == pixels).all()) for own, n in zip(pixel, kept.tolist(), strict=True))
+    return [own[:n] for own, n in zip(pixel, kept.tolist(), strict=True)]
+
+
 def _wall(frames: int = 3, side: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     depth = torch.rand(1, side, side, generator=generator).expand(frames, -1, -1) + 1
@@ -87,8 +101,8 @@ def test_every_sampling_keeps_distinct_valid_sorted_pixels(sampling: str) -> Non
     valid, xyz = _wall()
     valid = valid.clone()
     valid[:, ::3] = False
-    chosen = subsample(valid, xyz, count=100, sampling=sampling, seed=0, key="k", voxel=0.1)
-    again = subsample(valid, xyz, count=100, sampling=sampling, seed=0, key="k", voxel=0.1)
+    chosen = _chosen(valid, xyz, count=100, sampling=sampling)
+    again = _chosen(valid, xyz, count=100, sampling=sampling)
     for i, pixel in enumerate(chosen):
         assert len(pixel) == 100
         assert bool((pixel[1:] > pixel[:-1]).all())
@@ -96,9 +110,7 @@ def test_every_sampling_keeps_distinct_valid_sorted_pixels(sampling: str) -> Non
         assert torch.equal(pixel, again[i])
         # a frame alone gives what it gives among others
         if sampling != "random_per_frame":
-            alone = subsample(
-                valid[i : i + 1], xyz[i : i + 1], count=100, sampling=sampling, seed=0, key="k", voxel=0.1
-            )
+            alone = _chosen(valid[i : i + 1], xyz[i : i + 1], count=100, sampling=sampling)
             assert torch.equal(pixel, alone[0])
 
 
@@ -106,24 +118,22 @@ def test_what_stands_still_keeps_its_points() -> None:
     valid, xyz = _wall()
     moved = valid.clone()
     moved[1, 200:260] = False  # something hides a part of the second frame
-    kept = subsample(moved, xyz, count=300, sampling="random", seed=0, key="k")
+    kept = _chosen(moved, xyz, count=300, sampling="random")
     assert torch.equal(kept[0], kept[2])
     visible = kept[0][(kept[0] < 200) | (kept[0] >= 260)]
     assert set(visible.tolist()) <= set(kept[1].tolist())
-    fresh = subsample(valid, xyz, count=300, sampling="random_per_frame", seed=0, key="k")
+    fresh = _chosen(valid, xyz, count=300, sampling="random_per_frame")
     assert not torch.equal(fresh[0], fresh[2])
 
 
 def test_voxel_sampling_takes_one_of_every_voxel_first() -> None:
     xyz = torch.rand(1, 2000, 3, generator=torch.Generator().manual_seed(1))
     cells = torch.unique(torch.floor(xyz[0] / 0.25).long(), dim=0)
-    chosen = subsample(
+    chosen = _chosen(
         torch.ones(1, 2000, dtype=torch.bool),
         xyz,
         count=len(cells),
         sampling="voxel",
-        seed=0,
-        key="k",
         voxel=0.25,
     )[0]
     assert len(torch.unique(torch.floor(xyz[0, chosen] / 0.25).long(), dim=0)) == len(cells)
@@ -134,7 +144,7 @@ def test_farthest_points_are_farther_apart_than_random_ones() -> None:
     valid = torch.ones(1, 3000, dtype=torch.bool)
 
     def spread(sampling: str) -> float:
-        chosen = xyz[0, subsample(valid, xyz, count=200, sampling=sampling, seed=0, key="k")[0]]
+        chosen = xyz[0, _chosen(valid, xyz, count=200, sampling=sampling)[0]]
         distance = torch.cdist(chosen, chosen) + 9 * torch.eye(200)
         return float(distance.min())
 
@@ -145,7 +155,7 @@ def test_fewer_candidates_than_asked_are_all_taken() -> None:
     valid, xyz = _wall(1)
     valid = valid.clone()
     valid[0, 50:] = False
-    assert len(subsample(valid, xyz, count=100, sampling="random", seed=0, key="k")[0]) == 50
+    assert len(_chosen(valid, xyz, count=100, sampling="random")[0]) == 50
 
 
 @pytest.mark.parametrize("kind", ["unit", "scene"])

@@ -8,7 +8,6 @@ from clip_factory import moving_ball
 
 from data_specs.records import BadClip, ClipRecord
 from pipeline.config import ExtractRecipe, override
-from pipeline.extract.clouds import CLOUDS_A_BATCH
 from pipeline.extract.mapper import Mapper
 from pipeline.extract.models import FrozenModels, load_models
 from pipeline.recipes import extract_recipe
@@ -47,8 +46,13 @@ class _Spy(torch.nn.Module):
         self.inner = inner
         self.calls: list[tuple[dict[str, torch.Tensor], Any]] = []
 
-    def forward(self, **inputs: torch.Tensor) -> Any:
-        out = self.inner(**inputs)
+    def __getattr__(self, name: str) -> Any:
+        if name in ("plan", "rows"):
+            return getattr(self.inner, name)
+        return super().__getattr__(name)
+
+    def encode(self, plan: Any, **inputs: torch.Tensor) -> Any:
+        out = self.inner.encode(plan, **inputs)  # type: ignore[operator]
         self.calls.append((inputs, out))
         return out
 
@@ -60,9 +64,10 @@ def test_stored_rows_broadcast_to_the_dense_features_bit_for_bit(
     chosen: list[torch.Tensor] = []
     voxels: list[Voxels] = []
 
-    def keep_chosen(*args: Any, **kwargs: Any) -> list[torch.Tensor]:
-        chosen.extend(subsample(*args, **kwargs))
-        return chosen
+    def keep_chosen(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        pixel, kept = subsample(*args, **kwargs)
+        chosen.extend(own[:n] for own, n in zip(pixel, kept.tolist(), strict=True))
+        return pixel, kept
 
     def keep_voxels(*args: Any, **kwargs: Any) -> Voxels:
         voxels.append(voxelise(*args, **kwargs))
@@ -72,15 +77,12 @@ def test_stored_rows_broadcast_to_the_dense_features_bit_for_bit(
     monkeypatch.setattr("pipeline.extract.clouds.voxelise", keep_voxels)
     spy = _Spy(models.concerto)
     record = Mapper(_sensor(recipe, *more), replace(models, concerto=spy))(moving_ball(frames=3))  # type: ignore[arg-type]
-    ((inputs, out),) = spy.calls
-    starts = [0, *inputs["offset"].tolist()]
+    ((_, out),) = spy.calls
+    # the naive pipeline: every point takes the feature of its voxel's cell, [P, C] a frame
+    (of_all,) = voxels
+    feat_of_point = out.feat[out.inverse][of_all.inverse].half().view(len(record), 2048, -1)
     for i in range(len(record)):
-        # the naive pipeline: every point takes the feature of its voxel's cell, [P, C] a frame
-        feat_of_voxel = out.feat[out.inverse[starts[i] : starts[i + 1]]]
-        dense = {
-            int(pixel): row
-            for pixel, row in zip(chosen[i], feat_of_voxel[voxels[i].inverse].half().numpy(), strict=True)
-        }
+        dense = {int(pixel): row for pixel, row in zip(chosen[i], feat_of_point[i].numpy(), strict=True)}
         rows = slice(record.tokens.offset[i], record.tokens.offset[i + 1])
         stored = np.repeat(record.tokens.feat[rows], record.tokens.count[rows].astype(np.int64), axis=0)
         assert stored.shape == (2048, models.channels)
@@ -89,7 +91,7 @@ def test_stored_rows_broadcast_to_the_dense_features_bit_for_bit(
 
 
 def test_counts_of_tokens_and_cells_sum_to_the_points_of_the_frame(recipe: ExtractRecipe, models: FrozenModels) -> None:
-    record = Mapper(_sensor(recipe), models)(moving_ball(frames=CLOUDS_A_BATCH + 1))
+    record = Mapper(_sensor(recipe), models)(moving_ball(frames=recipe.batch.clouds + 1))
     for i in range(len(record)):
         rows = slice(record.tokens.offset[i], record.tokens.offset[i + 1])
         triplets = slice(record.cells.offset[i], record.cells.offset[i + 1])

@@ -8,6 +8,7 @@ import pytest
 from video_factory import disc_video
 
 import pipeline.sources
+from data_specs.datasets import ClipRef
 from pipeline.config import ExtractRecipe, RequestError, override
 from pipeline.extract.decoding import DecodingError
 from pipeline.extract.partition import clips_per_shard, listing_digest, plan_shards
@@ -103,6 +104,28 @@ def test_a_stopped_run_is_resumed_to_the_same_bytes(
     assert summary.tally.skipped_clips == partial.clips
     assert report.seen[-1] == (CLIPS - partial.clips, CLIPS - partial.clips)
     assert _same_bytes(reference, out)
+
+
+@pytest.mark.parametrize("stop_after", [1, 3])
+def test_a_stopped_run_in_batches_is_resumed_to_the_same_bytes(videos: Path, tmp_path: Path, stop_after: int) -> None:
+    # two clips a batch; a shard holds whole batches, so that every clip keeps its company
+    recipe = _recipe("batch.clips=2", "batch.frames=4", "batch.clouds=3")
+    run_extract(_request(videos, tmp_path / "whole", recipe), _Quiet())
+    with pytest.raises(KeyboardInterrupt):
+        run_extract(_request(videos, tmp_path / "stopped", recipe), _Quiet(stop_after))
+    run_extract(_request(videos, tmp_path / "stopped", recipe, mode="resume"), _Quiet())
+    assert _same_bytes(tmp_path / "whole", tmp_path / "stopped")
+    # and a clip's company is the same whatever the shards and the workers are
+    large = override(recipe, ["store.shard_mb=50"])
+    run_extract(_request(videos, tmp_path / "large", large, format="webdataset", workers=1), _Quiet())
+    assert inspect_store(str(tmp_path / "large")).digest == inspect_store(str(tmp_path / "whole")).digest
+
+
+def test_a_shard_holds_whole_batches() -> None:
+    per_shard = clips_per_shard(_recipe("batch.clips=3"), 128)
+    assert per_shard == 3
+    refs = [ClipRef(key=str(i)) for i in range(8)]
+    assert [plan.batches(3) for plan in plan_shards(refs, 6)] == [[3, 3], [2]]
 
 
 def test_leftovers_of_a_killed_run_are_removed_on_resume(videos: Path, reference: Path, tmp_path: Path) -> None:
