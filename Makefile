@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format clean
+.PHONY: help install demo test test-slow faults lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -29,10 +29,13 @@ lint: install ## ruff and mypy
 	$(BIN)/mypy
 
 test: lint ## ruff, mypy and pytest, in under ten minutes on two cores
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not slow and not faults'
 
 test-slow: install ## the checks that take minutes each
 	$(BIN)/pytest -m slow
+
+faults: install ## kill, starve and fool extraction, over a hundred seeded cases
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m faults tests/faults
 
 format: install ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .

@@ -23,6 +23,7 @@ from pipeline.store import open_store
 from pipeline.store.language import LanguageTable, write_language
 from pipeline.store.layout import StoreLayout
 from pipeline.store.loader import Store
+from pipeline.store.sums import write_sums
 
 STATE, ACTION, CHUNK, STRIDE = 8, 7, 6, 2
 LANGUAGE, WRIST = 12, (20, 28)
@@ -132,6 +133,7 @@ def policy_store(
         write_language(layout, LanguageTable.of(encoded, model=TEXT_MODEL, limit=77))
     layout.write_index()
     layout.write_rejected()
+    write_sums(layout)
     return open_store(str(path))
 
 

@@ -7,6 +7,7 @@ from data_specs.examples import example_record
 from data_specs.records import ClipRecord
 from data_specs.shards import DatasetRecord, Format, Manifest, ModelRecord
 from pipeline.store.layout import StoreLayout
+from pipeline.store.sums import write_sums
 from pipeline.store.writer import ShardWriter
 
 POINTS, CHANNELS, SIZE = 2000, 16, 224
@@ -54,4 +55,5 @@ def write_store(
         writer.commit()
     layout.write_index()
     layout.write_rejected()
+    write_sums(layout)
     return str(path)

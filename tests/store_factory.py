@@ -7,6 +7,7 @@ from data_specs.examples import example_record
 from data_specs.records import ClipRecord
 from data_specs.shards import DatasetRecord, Format, Manifest, ModelRecord, Sidecar
 from pipeline.store.layout import Mode, StoreLayout
+from pipeline.store.sums import write_sums
 from pipeline.store.writer import ShardWriter
 
 POINTS, CHANNELS, SIZE = 96, 16, 28
@@ -64,6 +65,7 @@ def small_store(
     write_shards(layout, small_records() if records is None else records, per_shard, bad)
     layout.write_index()
     layout.write_rejected()
+    write_sums(layout)
     return layout
 
 

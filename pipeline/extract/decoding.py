@@ -43,7 +43,7 @@ def decode_ahead(
     remaining = iter(refs)
     try:
         for ref in remaining:
-            waiting.append((ref, executor.submit(_decode, source, ref, frames)))
+            waiting.append((ref, _submit(executor, source, ref, frames)))
             if len(waiting) >= limit:
                 yield _result(waiting)
         while waiting:
@@ -52,15 +52,26 @@ def decode_ahead(
         executor.shutdown(wait=False, cancel_futures=True)
 
 
+def _submit(executor: Executor, source: Source, ref: ClipRef, frames: FrameSampling) -> "Future[Decoded]":
+    try:
+        return executor.submit(_decode, source, ref, frames)
+    except BrokenProcessPool:
+        raise _died(ref) from None
+
+
 def _result(waiting: "deque[tuple[ClipRef, Future[Decoded]]]") -> Decoded:
     ref, future = waiting.popleft()
     try:
         return future.result()
     except BrokenProcessPool:
-        raise DecodingError(
-            f"A decoding process died at or shortly after clip {ref.key}: a crash in a codec, or not enough memory. "
-            "Committed shards are safe: run again with --resume, with fewer --workers if memory is short."
-        ) from None
+        raise _died(ref) from None
+
+
+def _died(ref: ClipRef) -> DecodingError:
+    return DecodingError(
+        f"A decoding process died at or shortly after clip {ref.key}: a crash in a codec, or not enough memory. "
+        "Committed shards are safe: run again with --resume, with fewer --workers if memory is short."
+    )
 
 
 def _decode(source: Source, ref: ClipRef, frames: FrameSampling) -> Decoded:

@@ -21,10 +21,12 @@ from pipeline.extract.partition import ShardPlan, clips_per_shard, listing_diges
 from pipeline.extract.progress import Reporter, Tally
 from pipeline.extract.statistics import robot_statistics
 from pipeline.extract.writing import WriterThread
+from pipeline.processes import undisturbed
 from pipeline.sources import open_source
 from pipeline.sources.base import Source
 from pipeline.store.layout import StoreLayout, refuse_existing, refuse_other
 from pipeline.store.lock import refuse_busy, write_lock
+from pipeline.store.sums import write_sums
 
 MOST_SHOWN = 5
 
@@ -137,15 +139,29 @@ def _extract(
     tally = Tally(skipped_clips=len(layout.done_keys()))
     try:
         _run(plans, source, Mapper(recipe, models), layout, request, tally, report)
+        layout = with_robot_statistics(layout)
     finally:
         # also after Ctrl-C: what is committed is listed, and the store can be read as it is
-        layout.write_index()
-        layout.write_rejected()
-        cut = store_language(layout, models.text)
+        with undisturbed():
+            cut = list_store(layout, models)
+    return _summary(layout, request, tally, models, cut)
+
+
+def with_robot_statistics(layout: StoreLayout) -> StoreLayout:
+    """Put the statistics of robot data, where there is any, into the manifest."""
     robot = {"state", "action", EXTRA + ACTION_PATH_NAME}
     if any(robot & sidecar.arrays.keys() for sidecar in layout.sidecars()):
-        layout.with_statistics(robot_statistics(request.out))
-    return _summary(layout, request, tally, models, cut)
+        return layout.with_statistics(robot_statistics(layout.url))
+    return layout
+
+
+def list_store(layout: StoreLayout, models: FrozenModels) -> int:
+    """Write what a store has beside its shards; how many distinct instructions were too long for the text encoder."""
+    layout.write_index()
+    layout.write_rejected()
+    cut = store_language(layout, models.text)
+    write_sums(layout)
+    return cut
 
 
 def _list_clips(request: ExtractRequest) -> tuple[Source, Sequence[ClipRef]]:

@@ -14,6 +14,9 @@ from pipeline.store.index import index_bytes, index_shards, index_table, read_in
 
 MANIFEST, INDEX, REJECTED, SHARDS = "manifest.json", "index.parquet", "rejected.jsonl", "shards"
 
+SUMS = "SHA256SUMS"
+"""Checksums of all other files (`pipeline.store.sums`)."""
+
 Mode = Literal["new", "resume", "overwrite"]
 SpecT = TypeVar("SpecT", bound=BaseModel)
 
@@ -52,7 +55,7 @@ class StoreLayout:
         else:
             _clear(files)
         layout = cls(url=str(url), manifest=manifest)
-        files.write_bytes(MANIFEST, _pretty(manifest))
+        files.write_bytes(MANIFEST, manifest_bytes(manifest))
         return layout
 
     @classmethod
@@ -109,6 +112,12 @@ class StoreLayout:
         """Name of a shard's data file, relative to the store."""
         return f"{SHARDS}/{shard}{SUFFIX[self.manifest.format]}"
 
+    def shard_of(self, name: str) -> str | None:
+        """The shard whose data file has this name, relative to the store; None for another file."""
+        suffix = SUFFIX[self.manifest.format]
+        whole = name.startswith(f"{SHARDS}/") and name.endswith(suffix)
+        return name[len(SHARDS) + 1 : -len(suffix)] if whole else None
+
     def source(self, shard: str) -> ByteSource:
         """A shard's data file, for reading. ShardError when it is missing."""
         try:
@@ -138,7 +147,7 @@ class StoreLayout:
     def with_statistics(self, statistics: dict[str, Any]) -> "StoreLayout":
         """Write the manifest anew with statistics of state and action."""
         layout = replace(self, manifest=self.manifest.model_copy(update={"statistics": statistics}))
-        layout.files.write_bytes(MANIFEST, _pretty(layout.manifest))
+        layout.files.write_bytes(MANIFEST, manifest_bytes(layout.manifest))
         return layout
 
     def remove_leftovers(self) -> list[str]:
@@ -201,7 +210,8 @@ def sidecar_bytes(sidecar: Sidecar) -> bytes:
     return (json.dumps(sidecar.model_dump(mode="json"), allow_nan=False) + "\n").encode()
 
 
-def _pretty(manifest: Manifest) -> bytes:
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """The content of `manifest.json`."""
     return (json.dumps(manifest.model_dump(mode="json"), indent=1, allow_nan=False) + "\n").encode()
 
 
@@ -241,7 +251,7 @@ def _refuse_foreign(files: StoreFiles) -> None:
 
 def _clear(files: StoreFiles) -> None:
     """Remove a store's content. The manifest goes last, by replacement, so that a killed run can be tried again."""
-    for name in (INDEX, REJECTED, LANGUAGE):
+    for name in (SUMS, INDEX, REJECTED, LANGUAGE):
         if files.exists(name):
             files.remove(name)
     suffixes = (".json", *SUFFIX.values())

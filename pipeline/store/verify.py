@@ -17,6 +17,7 @@ from pipeline.store.layout import (
     MANIFEST,
     REJECTED,
     SHARDS,
+    SUMS,
     StoreLayout,
     current_rejections,
     rejected_bytes,
@@ -24,6 +25,7 @@ from pipeline.store.layout import (
 )
 from pipeline.store.rules import record_problems
 from pipeline.store.shard import ShardReader, open_shard
+from pipeline.store.sums import sum_problems
 from pipeline.store.writer import array_entry
 
 _PIECE = 1 << 22
@@ -64,7 +66,20 @@ def verify(layout: StoreLayout, *, threads: int = 2) -> list[Damage]:
     damages += _index_problems(layout, sidecars)
     texts = {row.text for sidecar in sidecars for row in sidecar.rows}
     damages += [Damage(shard=LANGUAGE, array="", problem=problem) for problem in language_problems(layout, texts)]
+    named = {damage.shard for damage in damages}
+    damages += [damage for damage in _sum_damages(layout) if damage.shard not in named]
     return damages
+
+
+def _sum_damages(layout: StoreLayout) -> Iterator[Damage]:
+    """What the checksums find; a sidecar counts as its shard."""
+    for name, problem in sum_problems(layout):
+        shard = name.removeprefix(f"{SHARDS}/").removesuffix(".json")
+        of_shard = name == sidecar_name(shard)
+        if of_shard:
+            yield Damage(shard=shard, array="", problem=f"{name}: {problem}")
+        else:
+            yield Damage(shard=name, array="", problem=problem)
 
 
 def verify_shard(layout: StoreLayout, sidecar: Sidecar) -> Iterator[Damage]:
@@ -75,7 +90,7 @@ def verify_shard(layout: StoreLayout, sidecar: Sidecar) -> Iterator[Damage]:
         return
     try:
         source = layout.source(sidecar.shard)
-        found = list(_file_problems(sidecar, source))
+        found = list(file_problems(sidecar, source))
         try:
             reader = open_shard(source, sidecar.shard, layout.manifest.format)
         except ShardError as error:
@@ -96,7 +111,8 @@ def verify_shard(layout: StoreLayout, sidecar: Sidecar) -> Iterator[Damage]:
     yield from inside
 
 
-def _file_problems(sidecar: Sidecar, source: ByteSource) -> Iterator[Damage]:
+def file_problems(sidecar: Sidecar, source: ByteSource) -> Iterator[Damage]:
+    """Whether a data file has the size and the SHA-256 that were committed."""
     assert sidecar.file is not None
     if source.size != sidecar.file.bytes:
         problem = f"{sidecar.file.name} has {source.size:,} bytes, {sidecar.file.bytes:,} were committed"
@@ -201,7 +217,7 @@ def _foreign_files(layout: StoreLayout) -> Iterator[Damage]:
     """Files that no sidecar and no rule accounts for. Temporary files of a writer at work or killed are no damage."""
     committed = layout.committed()
     known = {f"{SHARDS}/{name}" for shard in committed for name in _names_of(layout, shard)}
-    known |= {MANIFEST, INDEX, REJECTED, LANGUAGE, SHARDS}
+    known |= {MANIFEST, INDEX, REJECTED, LANGUAGE, SUMS, SHARDS}
     names = layout.files.names() + [f"{SHARDS}/{name}" for name in layout.files.names(SHARDS)]
     uncommitted = layout.data_name("")[len(SHARDS) + 1 :]
     for name in names:

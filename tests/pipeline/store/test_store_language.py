@@ -13,6 +13,7 @@ from pipeline.inspect_text import summary_lines
 from pipeline.store import ShardError, StoreError, open_store
 from pipeline.store.language import LanguageTable, write_language
 from pipeline.store.layout import StoreLayout
+from pipeline.store.sums import write_sums
 from pipeline.store.verify import verify
 
 MODEL = ModelRecord(role="text", name="random:0", revision="", sha256="", random=True)
@@ -37,6 +38,7 @@ def text_store(path: Path, store_format: str = "zarr", written: bool = True) -> 
     layout.write_rejected()
     if written:
         write_language(layout, table())
+    write_sums(layout)
     return layout
 
 
@@ -74,6 +76,7 @@ def test_a_store_without_an_encoder_has_no_language(tmp_path: Path) -> None:
     layout.write_rejected()
     assert open_store(layout.url).language() is None
     write_language(layout, table())
+    write_sums(layout)
     assert [(d.shard, d.problem) for d in verify(layout)] == [
         (LANGUAGE, "is there, but the manifest names no text encoder")
     ]
