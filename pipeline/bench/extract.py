@@ -10,13 +10,14 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
 from data_specs.records import BadClip, Clip
 from pipeline.bench.rates import copy_rate, counting, matrix_rate
+from pipeline.bench.rounding import in_float32, rounding
 from pipeline.bench.table import Table, columns_of
 from pipeline.bench.training import wait
 from pipeline.config import BatchSection, ExtractRecipe, RequestError
@@ -76,7 +77,15 @@ def bench_extract(recipe: ExtractRecipe, *, device: str, clips: int | None, fram
     recipe = recipe.model_copy(update={"batch": recipe.batch.model_copy(update={"clips": len(batch)})})
     models = load_models(recipe, place, parts={CLOUD})
     mapper = Mapper(recipe, models)
-    published = _published(recipe, models, place)
+    exact = in_float32(recipe)
+    error = None
+    published = _published(recipe, models)
+    if exact != recipe:
+        exact_models = load_models(exact, place, parts={CLOUD})
+        error = rounding(recipe, models, exact_models, batch[:1])
+        if place.type == "cpu":  # where the authors' code knows no other; on CUDA it has autocast, too
+            published = _published(exact, exact_models)
+        del exact_models
     sides = {"published": _frame_by_frame(published, batch), "ours": _by_recipe(mapper, batch)}
     total = sum(len(clip) for clip in batch)
 
@@ -121,6 +130,7 @@ def bench_extract(recipe: ExtractRecipe, *, device: str, clips: int | None, fram
         notes=(
             *_notes(recipe, models, batch, dtypes, figures.rates, streamed, copy_rate(place)),
             ", ".join(memory),
+            *(error.lines() if error is not None else ()),
         ),
         figures={
             "frames": total,
@@ -129,6 +139,7 @@ def bench_extract(recipe: ExtractRecipe, *, device: str, clips: int | None, fram
             "gflop_s_of_products": figures.rates,
             "dtype": dtypes,
             "busy_share": streamed.busy_s / streamed.wall_s,
+            "bfloat16_error": None if error is None else asdict(error),
             "peak_rss_gb": peak,
             "peak_device_gb": peaks,
             "recipe": recipe.model_dump(mode="json"),
@@ -199,8 +210,8 @@ def _clips(recipe: ExtractRecipe, count: int, frames: int) -> list[Clip]:
         raise RequestError(f"No clip of the tabletop world has {frames} frames ({error}): give fewer.") from None
 
 
-def _published(recipe: ExtractRecipe, models: FrozenModels, place: torch.device) -> CloudEncoder:
-    """Every frame by itself, both heads; in float32 on a CPU, where the authors' code knows no other, else as ours."""
+def _published(recipe: ExtractRecipe, models: FrozenModels) -> CloudEncoder:
+    """Every frame by itself, both heads."""
     alone = recipe.model_copy(
         update={
             "geometry": recipe.geometry.model_copy(update={"source": "vggt"}),
@@ -208,15 +219,6 @@ def _published(recipe: ExtractRecipe, models: FrozenModels, place: torch.device)
             "batch": BatchSection(clips=1, frames=1, clouds=1),
         }
     )
-    plain = {"compile": False, **({"dtype": "float32"} if place.type == "cpu" else {})}
-    alone = alone.model_copy(
-        update={
-            "vggt": recipe.vggt.model_copy(update=plain),
-            "concerto": recipe.concerto.model_copy(update={k: v for k, v in plain.items() if k != "compile"}),
-        }
-    )
-    if alone.vggt != recipe.vggt or alone.concerto != recipe.concerto:
-        models = load_models(alone, place, parts={CLOUD})
     assert models.vggt is not None, "checked by bench_extract"
     vggt = models.vggt.vggt
     heads = VGGTEncoder(vggt, point_source="depth" if vggt.point_head is None else "head")

@@ -188,33 +188,44 @@ class CloudEncoder:
         numbers = (0,) * len(clips) if first is None else tuple(first)
         return Started(clips=tuple(clips), first=numbers, rgb=rgb, geometry=geometry, ready=lanes.mark())
 
-    def encode(self, started: Started) -> list[Lifted | BadClip]:
-        """What becomes of each clip; its tensors are there once the device gets to them."""
+    def encode(self, started: Started, keep: list[object] | None = None) -> list[Lifted | BadClip]:
+        """What becomes of each clip; its tensors are there once the device gets to them.
+
+        What a GPU reads until then is put into `keep`, for whoever queues more work beside it: see `Lanes`.
+        """
         problems: dict[int, BadClip] = {}
-        lifted: dict[int, Lifted] = {}
         numbers, batch = list(range(len(started.clips))), started
-        while numbers:
-            with self.lanes.side(started.ready):
-                xyz_FHW3 = unproject(batch.geometry.depth, batch.geometry.intrinsic, batch.geometry.extrinsic)
-                points = self._points(batch, xyz_FHW3)
-                clouds = list(self._plan(batch, points, xyz_FHW3)) if isinstance(points, _Points) else []
-            if isinstance(points, _Points):
-                feats = [feat for part in clouds for feat in self._features(part)]
-                frames = [frame for part in clouds for frame in part.frames]
-                for number, own in zip(numbers, batch.frames(), strict=True):
-                    lifted[number] = Lifted(
-                        geometry=batch.geometry[own],
-                        xyz=xyz_FHW3[own],
-                        space=points.space[own],
-                        feats=feats[own],
-                        frames=frames[own],
-                    )
-                break
-            # the others without them: a clip that cannot be used must not touch those beside it
-            problems |= {numbers[place]: problem for place, problem in points.items()}
-            good = [place for place in range(len(numbers)) if place not in points]
-            numbers = [numbers[place] for place in good]
-            batch = batch.only(good) if good else batch
+        clouds: list[_Clouds] = []
+        points: _Points | None = None
+        with self.lanes.side(started.ready):
+            xyz_FHW3 = _world(batch.geometry)
+            while numbers and points is None:
+                found = self._points(batch, xyz_FHW3)
+                if isinstance(found, _Points):
+                    points = found
+                    clouds = list(self._plan(batch, points, xyz_FHW3))
+                    continue
+                # the others without them: a clip that cannot be used must not touch those beside it
+                problems |= {numbers[place]: problem for place, problem in found.items()}
+                good = [place for place in range(len(numbers)) if place not in found]
+                numbers = [numbers[place] for place in good]
+                if good:
+                    batch = batch.only(good)
+                    xyz_FHW3 = _world(batch.geometry)
+        feats = [feat for part in clouds for feat in self._features(part)]
+        frames = [frame for part in clouds for frame in part.frames]
+        lifted: dict[int, Lifted] = {}
+        if points is not None:
+            for number, own in zip(numbers, batch.frames(), strict=True):
+                lifted[number] = Lifted(
+                    geometry=batch.geometry[own],
+                    xyz=xyz_FHW3[own],
+                    space=points.space[own],
+                    feats=feats[own],
+                    frames=frames[own],
+                )
+        if keep is not None:
+            keep.append((batch, points, clouds))
         return [problems[i] if i in problems else lifted[i] for i in range(len(started.clips))]
 
     def _autocast(self, dtype: str) -> torch.autocast:

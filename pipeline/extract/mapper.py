@@ -152,9 +152,10 @@ class Mapper:
         problems = dict(begun.problems)
         lifted: dict[int, Lifted] = {}
         seen: dict[int, dict[str, Tensor]] = {}
+        kept: list[object] = []
         places = [place for place in range(len(begun.clips)) if place not in problems]
         if begun.started is not None:
-            outcomes = self.clouds.encode(begun.started)
+            outcomes = self.clouds.encode(begun.started, kept)
             for place, outcome, own in zip(places, outcomes, begun.started.frames(), strict=True):
                 if isinstance(outcome, BadClip):
                     problems[place] = outcome
@@ -170,7 +171,7 @@ class Mapper:
                     continue
                 rgb = self.lanes.send(begun.clips[place].rgb)
                 seen[place] = self._see(rgb, self.models.vision, lifted[place].geometry.tokens)
-        kept = (begun, lifted, seen)
+        kept += [begun, lifted, seen]
         host, ready = fetch(self.lanes, [(lifted[place], seen[place]) for place in lifted])
         self._seconds += time.perf_counter() - start
         return Fetched(

@@ -3,6 +3,7 @@
 Shapes: N rows of the batch in serialized order, M keys, H heads, D channels of a head, P patches of one run.
 """
 
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -77,7 +78,7 @@ class Patches:
     def __init__(self, lengths: tuple[int, ...], patch_size: int, device: torch.device) -> None:
         self.runs = tuple(attention_runs(lengths, patch_size))
         # One kernel for the batch where there is one; a CPU has no launches to save.
-        self.segments = segments(self.runs, device) if device.type == "cuda" else None
+        self.segments = segments(self.runs, device) if device.type == "cuda" and _has_kernel() else None
 
     def attend(self, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, scale: float) -> Tensor:
         """Softmax attention of each patch on its own: [N,H,D]."""
@@ -95,6 +96,11 @@ class Patches:
             )
             parts.append(out_PHKD.transpose(1, 2).flatten(0, 1))
         return torch.cat(parts)
+
+
+def _has_kernel() -> bool:
+    """Whether this torch has the variable-length kernel (from 2.10 on); the runs compute the same without it."""
+    return importlib.util.find_spec("torch.nn.attention.varlen") is not None
 
 
 def _by_segments(where: Segments, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, scale: float) -> Tensor:
