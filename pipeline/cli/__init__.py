@@ -8,10 +8,24 @@ import signal
 from types import FrameType
 from typing import NoReturn
 
-from pipeline.cli import bench, demo, doctor, evaluate, extract, inspect, label, plan, sim, train
+from pipeline.cli import bench, demo, doctor, evaluate, extract, inspect, label, merge, plan, sim, train
 from pipeline.cli.groups import app
 
-__all__ = ["app", "bench", "demo", "doctor", "evaluate", "extract", "inspect", "label", "main", "plan", "sim", "train"]
+__all__ = [
+    "app",
+    "bench",
+    "demo",
+    "doctor",
+    "evaluate",
+    "extract",
+    "inspect",
+    "label",
+    "main",
+    "merge",
+    "plan",
+    "sim",
+    "train",
+]
 
 
 def main() -> None:

@@ -24,6 +24,9 @@ def extract(
     store_format: Annotated[str, typer.Option("--format", help="zarr or webdataset.")] = "zarr",
     workers: Annotated[int, typer.Option(min=0, help="Decoding processes; 0: in this one.")] = 1,
     device: Device = "auto",
+    partition: Annotated[
+        str, typer.Option(metavar="I/N", help="Write the I-th of N parts of the store; others write the rest.")
+    ] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the store.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the store.")] = False,
     retry_rejected: Annotated[
@@ -50,6 +53,7 @@ def extract(
     if retry_rejected and not resume:
         raise RequestError("--retry-rejected goes on with an existing store: give it together with --resume.")
 
+    from pipeline.extract.partition import Partition
     from pipeline.extract.progress import reporter
     from pipeline.extract.runner import ExtractRequest, run_extract
 
@@ -66,6 +70,7 @@ def extract(
         device=device,
         mode=mode,
         retry_rejected=retry_rejected,
+        partition=Partition.parse(partition) if partition else None,
     )
     with reporter() as report:
         summary = run_extract(request, report)

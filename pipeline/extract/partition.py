@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from data_specs.datasets import ClipRef
-from pipeline.config import ExtractRecipe
+from pipeline.config import ExtractRecipe, RequestError
 
 BYTES_A_POINT = 7
 TOKENS_A_FRAME = 200
@@ -56,3 +56,29 @@ def listing_digest(refs: Iterable[ClipRef]) -> str:
     for ref in refs:
         digest.update(f"{ref.key}\t{ref.split}\n".encode())
     return digest.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partition:
+    """Every `of`-th shard, from the `number`-th on (1 is the first): what one of several extractions writes."""
+
+    number: int
+    of: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Partition":
+        """`3/8`. RequestError, a sentence, for anything else."""
+        number, slash, of = text.partition("/")
+        if not slash or not (number.isdecimal() and of.isdecimal()) or not 1 <= int(number) <= int(of):
+            raise RequestError(
+                f"--partition {text} makes no sense: expected i/n with 1 <= i <= n, as 3/8 for the third of eight. "
+                "In a SLURM array from 1 to n: --partition $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT."
+            )
+        return cls(number=int(number), of=int(of))
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+    def plans(self, plans: Sequence[ShardPlan]) -> list[ShardPlan]:
+        """Its shards: neighbours go to different partitions, so that a folder of long videos is shared by all."""
+        return list(plans[self.number - 1 :: self.of])

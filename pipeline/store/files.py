@@ -214,24 +214,28 @@ class StoreFiles:
         with self._explained(name):
             self._fs_root()[0].rm(self.path(name))
 
-    def write_bytes(self, name: str, data: bytes) -> None:
-        """Write a small file so that it is there whole or not at all."""
-        with self.new_file(name) as path:
+    def write_bytes(self, name: str, data: bytes, *, new: bool = False) -> None:
+        """Write a small file so that it is there whole or not at all.
+
+        With `new`, FileExistsError where there is such a file already: of several who write it at once, one does.
+        """
+        with self.new_file(name, new=new) as path:
             _write(path, data)
 
     @contextmanager
-    def new_file(self, name: str) -> Iterator[Path]:
+    def new_file(self, name: str, *, new: bool = False) -> Iterator[Path]:
         """A local path to write; when the block ends well the file has its name, else nothing is left of it.
 
         In a local store the path is in the same folder, is synced and renamed; a remote store gets the finished file
-        by upload to a temporary name. StoreError says in a sentence what could not be written.
+        by upload to a temporary name. StoreError says in a sentence what could not be written; with `new`
+        FileExistsError that the name is taken.
         """
-        with self._explained(name):
+        with self._explained(name, new=new):
             if not self.is_local:
                 with tempfile.TemporaryDirectory(prefix="cla-") as folder:
                     path = Path(folder) / "file"
                     yield path
-                    self._upload(path, name)
+                    self._upload(path, name, new=new)
                 return
             target = Path(self.path(name))
             if not target.parent.is_dir():
@@ -241,13 +245,18 @@ class StoreFiles:
             try:
                 yield path
                 _sync(path)
-                path.replace(target)
+                if new:
+                    target.hardlink_to(path)  # unlike a rename, not over a file that is there
+                else:
+                    path.replace(target)
                 _sync(target.parent)
             finally:
                 path.unlink(missing_ok=True)
 
-    def _upload(self, path: Path, name: str) -> None:
+    def _upload(self, path: Path, name: str, *, new: bool) -> None:
         fs, _ = self._fs_root()
+        if new and fs.exists(self.path(name)):
+            raise FileExistsError(name)
         target = self.path(name)
         temporary = target + TEMPORARY + uuid.uuid4().hex[:8]
         try:
@@ -261,10 +270,12 @@ class StoreFiles:
                 fs.rm(temporary)
 
     @contextmanager
-    def _explained(self, name: str) -> Iterator[None]:
+    def _explained(self, name: str, *, new: bool = False) -> Iterator[None]:
         try:
             yield
         except OSError as error:
+            if new and isinstance(error, FileExistsError):
+                raise
             where = f"{self.url.rstrip('/')}/{name}"
             if error.errno in _FULL:
                 raise StoreError(

@@ -191,7 +191,8 @@ def read_language(layout: "StoreLayout") -> LanguageTable | None:
         if not any(sidecar.rows for sidecar in layout.sidecars()):
             return None
         raise StoreError(
-            f"{layout.url} has no {LANGUAGE}: the run that wrote the store has not ended. Go on with it by --resume."
+            f"{layout.url} has no {LANGUAGE}: the run that wrote the store has not ended. Go on with it by --resume, "
+            "or `cla merge` its partitions."
         ) from None
     if table.model != model:
         raise ShardError(
@@ -219,7 +220,7 @@ def language_problems(layout: "StoreLayout", texts: set[str]) -> Iterator[str]:
         yield error.problem
         return
     except StoreError:
-        yield "is missing; --resume writes it"
+        yield "is missing; --resume or `cla merge` writes it"
         return
     assert table is not None
     if lacking := sorted(texts - set(table.texts)):

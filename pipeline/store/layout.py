@@ -1,7 +1,7 @@
 """Where the parts of a store are, which shards are committed, and who may write to it."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
@@ -17,7 +17,7 @@ MANIFEST, INDEX, REJECTED, SHARDS = "manifest.json", "index.parquet", "rejected.
 SUMS = "SHA256SUMS"
 """Checksums of all other files (`pipeline.store.sums`)."""
 
-Mode = Literal["new", "resume", "overwrite"]
+Mode = Literal["new", "resume", "overwrite", "join"]
 SpecT = TypeVar("SpecT", bound=BaseModel)
 
 
@@ -39,12 +39,15 @@ class StoreLayout:
             url: a folder or any fsspec URL.
             manifest: what it is to be made from.
             mode: `new` refuses a store that exists, `resume` goes on with one that is made from the same (and starts
-                one where there is none), `overwrite` removes what a store there holds.
+                one where there is none), `overwrite` removes what a store there holds; `join` is `resume` for several
+                who begin at once: one of them starts the store, the others compare.
 
         Raises:
             StoreRequestError: a store exists, is made from something else, or the folder holds other things.
         """
         files = StoreFiles(str(url))
+        if mode == "join":
+            return cls._join(url, manifest)
         if not files.exists(MANIFEST):
             _refuse_foreign(files)
         elif mode == "new":
@@ -56,6 +59,22 @@ class StoreLayout:
             _clear(files)
         layout = cls(url=str(url), manifest=manifest)
         files.write_bytes(MANIFEST, manifest_bytes(manifest))
+        return layout
+
+    @classmethod
+    def _join(cls, url: str, manifest: Manifest) -> "StoreLayout":
+        files = StoreFiles(str(url))
+        try:
+            if not files.exists(MANIFEST):
+                _refuse_foreign(files)
+                files.write_bytes(MANIFEST, manifest_bytes(manifest), new=True)
+                return cls(url=str(url), manifest=manifest)
+        except (FileExistsError, StoreRequestError):
+            if not files.exists(MANIFEST):
+                raise
+            # somebody else has just started it
+        layout = cls.open(url)
+        refuse_other(url, layout.manifest, manifest)
         return layout
 
     @classmethod
@@ -85,9 +104,9 @@ class StoreLayout:
         """The sidecar of a committed shard. ShardError when it is damaged."""
         return self._sidecar(shard, self.files.read_bytes(sidecar_name(shard)))
 
-    def sidecars(self) -> list[Sidecar]:
-        """All sidecars, by shard name."""
-        shards = self.committed()
+    def sidecars(self, shards: Sequence[str] | None = None) -> list[Sidecar]:
+        """The sidecars of these committed shards, of all by name without them."""
+        shards = self.committed() if shards is None else shards
         data = self.files.read_many([sidecar_name(shard) for shard in shards])
         return [self._sidecar(shard, data[sidecar_name(shard)]) for shard in shards]
 
@@ -150,17 +169,21 @@ class StoreLayout:
         layout.files.write_bytes(MANIFEST, manifest_bytes(layout.manifest))
         return layout
 
-    def remove_leftovers(self) -> list[str]:
+    def remove_leftovers(self, shards: Collection[str] | None = None) -> list[str]:
         """Remove what a killed run left: temporary files, and data files without a sidecar. Returns their names.
 
-        For the one process that is about to write, before its writers start.
+        For the one process that is about to write, before its writers start; or for the one that is about to write
+        these `shards`, while others write others.
         """
         committed = set(self.committed())
         gone = []
-        for folder in ("", SHARDS):
+        for folder in ("", SHARDS) if shards is None else (SHARDS,):
             for name in self.files.names(folder):
-                stem = name.removesuffix(SUFFIX[self.manifest.format])
-                uncommitted = folder == SHARDS and stem != name and stem not in committed
+                whole = name.partition(TEMPORARY)[0]
+                stem = whole.removesuffix(SUFFIX[self.manifest.format])
+                if shards is not None and stem.removesuffix(".json") not in shards:
+                    continue
+                uncommitted = folder == SHARDS and stem != whole and stem not in committed
                 if (TEMPORARY in name and not name.endswith(LOCK_MARK)) or uncommitted:
                     gone.append(f"{folder}/{name}" if folder else name)
         for name in gone:

@@ -53,6 +53,7 @@ def write_lock(url: str, part: str = "") -> Iterator[None]:
             yield
             return
         with _held(folder, f"{_WHOLE}-{part}{LOCK_MARK}", url, shared=False):
+            _refuse_other_division(folder, part, url)
             yield
 
 
@@ -62,6 +63,32 @@ def refuse_busy(url: str, part: str = "") -> None:
     if files.is_local and files.exists(""):
         with write_lock(url, part):
             pass
+
+
+def _refuse_other_division(folder: Path, part: str, url: str) -> None:
+    """Parts of another number hold some of the same shards. One's own lock is held: of two, one sees the other."""
+    division = part.rpartition("-of-")[2]
+    for path in sorted(folder.glob(f"{_WHOLE}-*{LOCK_MARK}")):
+        other = path.name.removeprefix(f"{_WHOLE}-").removesuffix(LOCK_MARK)
+        if other.rpartition("-of-")[2] != division and _is_held(path):
+            raise StoreRequestError(
+                f"A process writes part {other} of {url} ({_holder(path)}), this one would write {part}: divide the "
+                "work by one number, or wait for the end of the others."
+            )
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno == errno.EAGAIN
+    finally:
+        os.close(descriptor)
+    return False
 
 
 @contextmanager

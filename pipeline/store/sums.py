@@ -69,7 +69,7 @@ def sum_problems(layout: StoreLayout) -> Iterator[tuple[str, str]]:
     try:
         sums = read_sums(layout)
     except FileNotFoundError:
-        yield SUMS, "is missing; --resume writes it anew"
+        yield SUMS, "is missing; --resume or `cla merge` writes it anew"
         return
     except StoreError as error:
         yield SUMS, f"{error}; --resume writes it anew"

@@ -201,14 +201,14 @@ def _index_problems(layout: StoreLayout, sidecars: list[Sidecar]) -> Iterator[Da
             shown = ", ".join(keys[:_SHOWN]) or "the order of rows"
             yield Damage(shard=INDEX, array="", problem=f"{len(keys)} clips differ from the sidecars: {shown}")
     except FileNotFoundError:
-        yield Damage(shard=INDEX, array="", problem="is missing; --resume writes it anew")
+        yield Damage(shard=INDEX, array="", problem="is missing; --resume or `cla merge` writes it anew")
     except StoreError as error:
         yield Damage(shard=INDEX, array="", problem=str(error))
     try:
         same = layout.files.read_bytes(REJECTED) == rejected_bytes(current_rejections(sidecars))
         problem = "" if same else "says something else than the sidecars"
     except FileNotFoundError:
-        problem = "is missing; --resume writes it anew"
+        problem = "is missing; --resume or `cla merge` writes it anew"
     if problem:
         yield Damage(shard=REJECTED, array="", problem=problem)
 

@@ -29,6 +29,7 @@ COMMANDS = [
     ["bench", "store"],
     ["bench", "points"],
     ["label"],
+    ["merge"],
     ["eval", "probe"],
     ["eval", "policy"],
     ["bench", "s2d"],
