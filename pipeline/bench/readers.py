@@ -23,10 +23,11 @@ from data_specs.arrays import Array
 from data_specs.records import ClipRecord, exclusive_sum
 from data_specs.shards import offset_name
 from pipeline.store import open_store
+from pipeline.store.assemble import assemble
 from pipeline.store.columns import record_arrays
 from pipeline.store.loader import Store
 from pipeline.store.mapping import map_file
-from pipeline.store.memory import new_tensor
+from pipeline.store.places import HeldFrames, hold
 
 COLUMNS = ("tokens", "cells")
 POINT_COLUMNS = ("points", "camera", "tokens")
@@ -207,18 +208,14 @@ def _collate(frames: Frames) -> Reader:
     """Ragged frames in memory, each an array by itself, as one packed batch with offsets."""
     drawn = random_frames(frames.count, 2 * PAIRS)
     held = [
-        {name: frames.arrays[name][slice(*frames.rows(name, frame))].copy() for name in ARRAYS}
+        hold({name: frames.arrays[name][slice(*frames.rows(name, frame))].copy() for name in ARRAYS})
         for frame in range(frames.count)
     ]
 
     def read() -> Any:
-        chosen, made = [held[frame] for frame in next(drawn)], {}
-        for name in ARRAYS:
-            parts = [frame[name] for frame in chosen]
-            offset = exclusive_sum(np.array([len(part) for part in parts]))
-            made[name], array = new_tensor((int(offset[-1]), *parts[0].shape[1:]), parts[0].dtype)
-            np.concatenate(parts, out=array)
-        return made
+        chosen = next(drawn)
+        index = np.asarray(chosen)
+        return assemble(HeldFrames([held[frame] for frame in chosen]), COLUMNS, index=index, time=index * 0.0)
 
     return Reader(label="collate frames that are in memory", read=read, bytes=2 * PAIRS * frames.mean)
 

@@ -6,16 +6,18 @@ from pipeline.store.errors import ShardError, StoreError, StoreRequestError
 
 if TYPE_CHECKING:
     from pipeline.store.loader import Store
+    from pipeline.store.shard_cache import ShardCache
 
 __all__ = ["ShardError", "StoreError", "StoreRequestError", "open_store"]
 
 
-def open_store(path: str, *, split: str | None = None) -> "Store":
+def open_store(path: str, *, split: str | None = None, cache: "ShardCache | None" = None) -> "Store":
     """Open a store for reading.
 
     Args:
         path: a folder or any fsspec URL.
         split: only the clips of that split.
+        cache: fetch whole shards into this folder first, and read them there; for a store that is far away.
 
     Returns:
         A map-style dataset of clips (see `Store`).
@@ -25,4 +27,4 @@ def open_store(path: str, *, split: str | None = None) -> "Store":
     """
     from pipeline.store.loader import Store  # brings torch, which `cla --help` must not wait for
 
-    return Store(path, split=split)
+    return Store(path, split=split, cache=cache)

@@ -12,7 +12,7 @@ from data_specs.records import exclusive_sum
 from data_specs.shards import ARRAYS, EXTRA, VIEWS, VISION, offset_name
 from pipeline.config import suggest
 from pipeline.store.columns import view_names
-from pipeline.store.copying import copy_all
+from pipeline.store.copying import copy_all, join
 from pipeline.store.decode import Unpacking, unpack_all
 from pipeline.store.memory import new_tensor
 from pipeline.store.places import Places
@@ -92,8 +92,13 @@ def _packed(places: Places, names: Sequence[str], pin_memory: bool) -> dict[str,
                 ends[offset] = exclusive_sum(pieces.lengths)
                 tensors[offset] = torch.from_numpy(ends[offset])
             rows = int(ends[offset][-1])
-        tensors[name], array = new_tensor((rows, *pieces.kind.shape), pieces.kind.dtype, pin=pin_memory)
-        copies.append((pieces, array))
+        shape = (rows, *pieces.kind.shape)
+        joined = None if pin_memory else join(pieces, shape)
+        if joined is None:
+            tensors[name], array = new_tensor(shape, pieces.kind.dtype, pin=pin_memory)
+            copies.append((pieces, array))
+        else:
+            tensors[name] = torch.from_numpy(joined)
     copy_all(copies)
     tasks: list[Unpacking] = []
     for name in names:

@@ -209,6 +209,10 @@ class StoreFiles:
         """Open a file for reading in ranges."""
         return MappedFile(self.path(name)) if self.is_local else RemoteFile(self._fs_root()[0], self.path(name))
 
+    def copy_to(self, name: str, path: Path) -> None:
+        """Write a whole file to a local path. FileNotFoundError where there is none; OSError as it comes."""
+        self._fs_root()[0].get_file(self.path(name), str(path))
+
     def remove(self, name: str) -> None:
         """Remove a file, or an empty folder."""
         with self._explained(name):

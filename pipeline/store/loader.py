@@ -22,6 +22,7 @@ from pipeline.store.open_shards import OpenShards
 from pipeline.store.pairs import PairIndex, find_pairs
 from pipeline.store.places import Places
 from pipeline.store.shard import ShardReader
+from pipeline.store.shard_cache import ShardCache
 from pipeline.store.table import FrameTable, TablePlaces
 from pipeline.store.views import FrameView, PairView
 from stages.clouds import unpack_clouds
@@ -51,8 +52,10 @@ class Store(Dataset[ClipRecord]):
     pickled and forked: every process opens the shards it needs by itself.
     """
 
-    def __init__(self, path: str, *, split: str | None = None) -> None:
+    def __init__(self, path: str, *, split: str | None = None, cache: ShardCache | None = None) -> None:
         self.layout = StoreLayout.open(str(path))
+        self.cache = cache
+        """Where whole shards are kept before they are read; None reads them where they are."""
         self.split = split
         table = self.layout.index()
         self.digest = content_digest(zip(table["key"].to_pylist(), table["digest"].to_pylist(), strict=True))
@@ -67,6 +70,8 @@ class Store(Dataset[ClipRecord]):
         """The index as a `pyarrow.Table`, a row a clip (see `pipeline.store.index`)."""
         names = table["shard"].to_pylist()
         shards = sorted(set(names))
+        self.shards = tuple(shards)
+        """Names of the shards that hold the clips."""
         place = {name: i for i, name in enumerate(shards)}
         self.start = exclusive_sum(table["frames"].to_numpy())
         """i8 [n+1]: frames of clip i are start[i]:start[i+1]."""
@@ -74,7 +79,7 @@ class Store(Dataset[ClipRecord]):
         self.time: Array = np.asarray(times.flatten(), dtype=np.float64) if len(table) else np.zeros(0)
         """f8 [F], seconds of every frame in its video."""
         self._table = FrameTable(
-            OpenShards(self.layout, shards),
+            OpenShards(self.layout, shards, cache),
             shard=np.array([place[name] for name in names], dtype=np.int32),
             row=table["row"].to_numpy().astype(np.int32),
             start=self.start,
@@ -116,6 +121,10 @@ class Store(Dataset[ClipRecord]):
         flat = self._inside(frames)
         clip = self._table.clip_of(flat)
         return clip, flat - self.start[clip]
+
+    def shard_of(self, frames: Indices) -> Array:
+        """Number i4 [n], in `shards`, of the shard that each frame is in. IndexError for one that is outside."""
+        return np.asarray(self._table.shard[self._table.clip_of(self._inside(frames))])
 
     def locate(self, index: int) -> tuple[ShardReader, int]:
         """The open shard of a clip, and the clip's row in it."""
@@ -188,7 +197,8 @@ class Store(Dataset[ClipRecord]):
 
     def _inside(self, frames: Indices) -> Array:
         flat = _as_indices(frames)
-        if len(flat) and (flat.min() < 0 or flat.max() >= self.num_frames):
+        # negative ones are the greatest when read without their sign
+        if len(flat) and flat.view(np.uint64).max() >= self.num_frames:
             raise IndexError(f"frame {flat.min()} or {flat.max()} is outside of the store's {self.num_frames} frames")
         return flat
 

@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.store.files import ByteSource, Sliced
 from pipeline.store.layout import StoreLayout
 from pipeline.store.shard import FileShard, open_shard
+from pipeline.store.shard_cache import CachedFile, ShardCache
 
 MAPPED = 16_384
 """Shards that a process keeps mapped: Linux allows 65,530 mappings."""
@@ -23,8 +24,8 @@ class OpenShards:
     Pickled and forked without its handles: every process opens the shards it needs by itself.
     """
 
-    def __init__(self, layout: StoreLayout, names: Sequence[str]) -> None:
-        self._layout, self._names = layout, names
+    def __init__(self, layout: StoreLayout, names: Sequence[str], cache: ShardCache | None = None) -> None:
+        self._layout, self._names, self._cache = layout, names, cache
         self._reset()
 
     def _reset(self) -> None:
@@ -63,7 +64,7 @@ class OpenShards:
 
     def _source(self, number: int) -> ByteSource:
         if number not in self._sources:
-            self._sources[number] = self._layout.source(self._names[number])
+            self._sources[number] = self._opened(self._names[number])
             self._slices[number] = self._sources[number].slices
         self._sources.move_to_end(number)
         if len(self._sources) > MAPPED:
@@ -71,8 +72,19 @@ class OpenShards:
             self._slices[closed] = None
         return self._sources[number]
 
+    def _opened(self, name: str) -> ByteSource:
+        if self._cache is None:
+            return self._layout.source(name)
+        source = self._cache.open(self._layout, name)
+        # files that have made room take it until they are unmapped
+        for number in [n for n, known in self._sources.items() if isinstance(known, CachedFile) and known.gone]:
+            del self._sources[number]
+            self._slices[number] = None
+            self._readers.pop(number, None)
+        return source
+
     def __getstate__(self) -> dict[str, Any]:
-        return {"layout": self._layout, "names": self._names}
+        return {"layout": self._layout, "names": self._names, "cache": self._cache}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["layout"], state["names"])  # type: ignore[misc]
+        self.__init__(**state)  # type: ignore[misc]

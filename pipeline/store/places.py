@@ -4,7 +4,7 @@ Shape legend: B frames of the batch, n arrays asked for.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -96,6 +96,62 @@ class ClipPlaces(Places):
         return [
             Unpacking(reader, name, clip, [frame], out, [b]) for b, (reader, clip, frame) in enumerate(self._places)
         ]
+
+
+class HeldFrames(Places):
+    """Frames in memory, each its arrays by name as `hold` keeps them: what a replay or a cache of frames collates."""
+
+    def __init__(self, frames: Sequence["HeldFrame"]) -> None:
+        self._frames = frames
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def pieces(self, names: Sequence[str]) -> list[Pieces]:
+        """Each frame's arrays whole."""
+        found, cuts = [], dict[str, Array]()
+        for name in names:
+            parts = [frame[name] for frame in self._frames]
+            kind, cut = parts[0].kind, offset_name(name)
+            if cut is not None and cut not in cuts:
+                cuts[cut] = np.array([part.rows for part in parts], dtype=np.int64)
+            files = [part.data for part in parts]
+            lengths = None if cut is None else cuts[cut]
+            found.append(Pieces(kind, lengths, files, [0] * len(files), [len(data) for data in files]))
+        return found
+
+    def row_shape(self, name: str) -> tuple[int, ...]:
+        """That of the first frame."""
+        return self._frames[0][name].kind.shape
+
+    def unpackings(self, name: str, out: Array) -> list[Unpacking]:
+        """Nothing here is compressed."""
+        for b, frame in enumerate(self._frames):
+            part = frame[name]
+            out[b] = np.frombuffer(part.data, dtype=part.kind.dtype).reshape(part.kind.shape)
+        return []
+
+
+class Held(NamedTuple):
+    """The rows of an array that belong to a frame."""
+
+    kind: RowType
+    rows: int
+    data: memoryview
+
+
+HeldFrame = Mapping[str, Held]
+
+
+def hold(arrays: Mapping[str, Array]) -> HeldFrame:
+    """A frame's arrays by name (`tokens/feat` [N',C], `camera/range` [1,2]) for `HeldFrames`.
+
+    Copies only what is not contiguous.
+    """
+    return {
+        name: Held(RowType(array.dtype, array.shape[1:]), len(array), raw_bytes(array))
+        for name, array in arrays.items()
+    }
 
 
 _OTHERS = "the stores have rows of other shapes in {name!r} ({shapes}): read one store at a time"

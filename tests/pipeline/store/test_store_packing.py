@@ -16,7 +16,7 @@ from data_specs.batches import FrameBatch
 from pipeline.store import ShardError, copying, memory, open_shards, open_store
 from pipeline.store.assemble import assemble
 from pipeline.store.loader import Store
-from pipeline.store.places import ClipPlaces, JoinedPlaces
+from pipeline.store.places import ClipPlaces, HeldFrames, JoinedPlaces, hold
 
 COLUMNS = ("tokens", "cells", "points", "camera", "rgb", "state", "action", "is_pad", "extra/step")
 LARGE = ("tokens", "rgb")
@@ -110,6 +110,7 @@ def test_shards_keep_no_file_open_and_are_unmapped_in_the_end(store: Store) -> N
 
 def test_memory_is_used_again_but_never_by_two(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "SMALL", 0)
+    monkeypatch.setattr(copying, "SHORT", 0)
     frames = list(range(store.num_frames))
     first = store.batch(frames, LARGE)
     assert first.tokens is not None and first.rgb is not None
@@ -132,12 +133,48 @@ def test_idle_memory_is_let_go() -> None:
     held = [blocks.take(100_000) for _ in range(20)]
     assert len({block.ctypes.data for block in held}) == 20
     del held
-    for _ in range(memory.SWEEP):
+    for _ in range(2 * memory.SWEEP):
         blocks.take(100_000)
-    assert len(next(iter(blocks._blocks.values()))) == memory.IDLE
+    assert len(blocks._blocks) == 1
     for _ in range(2 * memory.SWEEP):
         blocks.take(200_000)
-    assert len(blocks._blocks) == 1
+    assert [len(block) for block, _ in blocks._blocks] == [212_992]
+
+
+def test_ragged_batches_get_the_memory_of_the_last_one() -> None:
+    blocks = memory.Blocks()
+    generator = np.random.default_rng(0)
+    places = {blocks.take(20_000_000).ctypes.data}
+    for size in generator.integers(19_000_000, 20_500_000, 50).tolist():
+        block = blocks.take(size)
+        assert len(block) >= size
+        places.add(block.ctypes.data)
+        del block
+    assert len(places) == 1
+
+
+def test_frames_in_memory_are_collated_as_the_store_packs_them(store: Store) -> None:
+    held = []
+    for clip in range(len(store)):
+        reader, row = store.locate(clip)
+        for frame in range(store.info(clip).frames):
+            arrays = {name: np.array(reader.frame(name, row, frame)) for name in reader.arrays}
+            held.append(hold(arrays))
+    wanted = [7, 0, 3, 3, store.num_frames - 1]
+    flat = np.array(wanted)
+    places = HeldFrames([held[frame] for frame in wanted])
+    assert_equal(assemble(places, COLUMNS, index=flat, time=store.time[flat]), store.batch(wanted, COLUMNS))
+
+
+def test_short_pieces_are_joined_and_long_ones_copied(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = [5, 0, 5, 2]
+    expected = store.batch(frames, COLUMNS)
+    for short in (0, 1 << 40):
+        monkeypatch.setattr(copying, "SHORT", short)
+        batch = store.batch(frames, COLUMNS)
+        assert_equal(batch, expected)
+        batch.tokens.count[0] = 9  # a batch may be written to
+    assert_equal(store.batch(frames, COLUMNS), expected)
 
 
 def test_stores_are_joined_in_the_order_asked_for(tmp_path: Path) -> None:
