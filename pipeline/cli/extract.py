@@ -27,6 +27,9 @@ def extract(
     partition: Annotated[
         str, typer.Option(metavar="I/N", help="Write the I-th of N parts of the store; others write the rest.")
     ] = "",
+    engine: Annotated[str, typer.Option(help="local, or ray: actors in a cluster.")] = "local",
+    ray_address: Annotated[str, typer.Option(help="Of a Ray cluster; empty: one on this machine.")] = "",
+    actors: Annotated[int | None, typer.Option(min=1, help="Ray actors; one a GPU without it.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the store.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the store.")] = False,
     retry_rejected: Annotated[
@@ -49,6 +52,10 @@ def extract(
         raise RequestError("Missing --out: where the store is to be, a new folder or fsspec URL.")
     if store_format not in ("zarr", "webdataset"):
         raise RequestError(f"--format {store_format} is unknown: expected zarr or webdataset.")
+    if engine not in ("local", "ray"):
+        raise RequestError(f"--engine {engine} is unknown: expected local or ray.")
+    if engine == "local" and (ray_address or actors):
+        raise RequestError("--ray-address and --actors are of --engine ray: give it with them.")
     mode = run_mode(resume, overwrite)
     if retry_rejected and not resume:
         raise RequestError("--retry-rejected goes on with an existing store: give it together with --resume.")
@@ -70,6 +77,9 @@ def extract(
         device=device,
         mode=mode,
         retry_rejected=retry_rejected,
+        engine="ray" if engine == "ray" else "local",
+        ray_address=ray_address,
+        actors=actors,
         partition=Partition.parse(partition) if partition else None,
     )
     with reporter() as report:

@@ -17,7 +17,8 @@ MOST_SHOWN = 5
 class ExtractRequest:
     """What the user asked for. `recipe` decides what is written; the rest where, how, and over which clips.
 
-    `partition` says which of the shards this process writes: others may write the rest, at the same time.
+    `partition` says which of the shards this process writes: others may write the rest, at the same time. `engine` ray
+    runs `actors` (default: one a GPU) in the cluster at `ray_address`; an empty address starts one on this machine.
     """
 
     dataset: str
@@ -33,6 +34,9 @@ class ExtractRequest:
     mode: Literal["new", "resume", "overwrite"] = "new"
     retry_rejected: bool = False
     partition: Partition | None = None
+    engine: Literal["local", "ray"] = "local"
+    ray_address: str = ""
+    actors: int | None = None
 
     @property
     def part(self) -> str:

@@ -45,7 +45,11 @@ def run_extract(request: ExtractRequest, report: Reporter) -> ExtractSummary:
 
 
 def _start(request: ExtractRequest, source: Source) -> Engine:
-    return LocalEngine(request, source)
+    if request.engine == "local":
+        return LocalEngine(request, source)
+    from pipeline.extract.engines.ray import RayEngine
+
+    return RayEngine(request, source)
 
 
 def _extract(

@@ -29,6 +29,10 @@ LOCK_MARK = f"{TEMPORARY}lock"
 """How the files end that are locked by whoever writes to a store (`pipeline.store.lock`)."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_OBJECT_STORES = {"s3", "s3a"}
+"""Protocols whose puts are whole and can be conditional. Others get a file under a temporary name, then its own."""
+
+_PIECE = 1 << 23
 _EXTRAS = {"s3": "s3", "s3a": "s3"}
 
 
@@ -178,7 +182,9 @@ class StoreFiles:
 
     def exists(self, name: str) -> bool:
         """Whether there is such a file or folder."""
-        return bool(self._fs_root()[0].exists(self.path(name)))
+        fs, _ = self._fs_root()
+        fs.invalidate_cache()  # others write, too
+        return bool(fs.exists(self.path(name)))
 
     def names(self, folder: str = "") -> list[str]:
         """Names in a folder, sorted; empty where there is no folder."""
@@ -231,8 +237,8 @@ class StoreFiles:
         """A local path to write; when the block ends well the file has its name, else nothing is left of it.
 
         In a local store the path is in the same folder, is synced and renamed; a remote store gets the finished file
-        by upload to a temporary name. StoreError says in a sentence what could not be written; with `new`
-        FileExistsError that the name is taken.
+        by upload: an object store by one put, others to a temporary name. StoreError says in a sentence what could not
+        be written; with `new` FileExistsError that the name is taken.
         """
         with self._explained(name, new=new):
             if not self.is_local:
@@ -259,9 +265,20 @@ class StoreFiles:
 
     def _upload(self, path: Path, name: str, *, new: bool) -> None:
         fs, _ = self._fs_root()
-        if new and fs.exists(self.path(name)):
-            raise FileExistsError(name)
         target = self.path(name)
+        if _is_object_store(fs):
+            try:
+                # one request, or parts that become an object together: it is there whole or not at all
+                fs.put_file(str(path), target, mode="create" if new else "overwrite")
+            except FileExistsError:
+                # perhaps by ourselves: the request was repeated after its answer was lost
+                if not _same_content(fs, target, path):
+                    raise
+            if int(fs.info(target, refresh=True)["size"]) != path.stat().st_size:
+                raise StoreError(f"{self.url}/{name} arrived cut short, or somebody else writes it: try again.")
+            return
+        if new and fs.exists(target):
+            raise FileExistsError(name)
         temporary = target + TEMPORARY + uuid.uuid4().hex[:8]
         try:
             fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
@@ -272,6 +289,11 @@ class StoreFiles:
         finally:
             if fs.exists(temporary):
                 fs.rm(temporary)
+
+    @property
+    def is_object_store(self) -> bool:
+        """Whether files are objects that are put whole, and put only where there is none if that is asked for."""
+        return _is_object_store(self._fs_root()[0])
 
     @contextmanager
     def _explained(self, name: str, *, new: bool = False) -> Iterator[None]:
@@ -287,6 +309,18 @@ class StoreFiles:
                     "whole: free some space, then go on with --resume."
                 ) from error
             raise StoreError(f"Could not write {where}: {error.strerror or error}.") from error
+
+
+def _is_object_store(fs: Any) -> bool:
+    protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
+    return not _OBJECT_STORES.isdisjoint(protocols)
+
+
+def _same_content(fs: Any, target: str, path: Path) -> bool:
+    if int(fs.info(target, refresh=True)["size"]) != path.stat().st_size:
+        return False
+    with path.open("rb") as mine, fs.open(target, "rb", cache_type="none") as theirs:
+        return all(theirs.read(len(piece)) == piece for piece in iter(lambda: mine.read(_PIECE), b""))
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -9,7 +9,7 @@ from data_specs.arrays import Array
 from data_specs.records import ClipRecord
 from data_specs.shards import ArrayEntry, ClipRow, FileEntry, Rejected, Sidecar
 from pipeline.store.columns import record_arrays, record_digest, update_crc
-from pipeline.store.errors import ShardError
+from pipeline.store.errors import ShardError, StoreError
 from pipeline.store.files import MappedFile
 from pipeline.store.layout import StoreLayout, sidecar_bytes, sidecar_name
 from pipeline.store.rules import check_record
@@ -64,7 +64,10 @@ class ShardWriter:
         """
         assert self._open, f"shard {self.shard} is closed"
         self._open = False
-        file, arrays = self._write_data() if self._records else (None, {})
+        try:
+            file, arrays = self._write_data() if self._records else (None, {})
+        except FileExistsError:
+            raise self._written_by_another() from None
         sidecar = Sidecar(
             shard=self.shard,
             format=self.layout.manifest.format,
@@ -73,9 +76,22 @@ class ShardWriter:
             arrays=arrays,
             rejected=tuple(self._rejected),
         )
-        self.layout.files.write_bytes(sidecar_name(self.shard), sidecar_bytes(sidecar))
+        files = self.layout.files
+        try:
+            files.write_bytes(sidecar_name(self.shard), sidecar_bytes(sidecar), new=files.is_object_store)
+        except FileExistsError:
+            # theirs does not describe the data file, which is ours: the shard counts as not written
+            if file is not None:
+                files.remove(sidecar_name(self.shard))
+            raise self._written_by_another() from None
         self._records.clear()
         return sidecar
+
+    def _written_by_another(self) -> StoreError:
+        return StoreError(
+            f"Somebody else writes shard {self.shard} of {self.layout.url}, with other bytes: let one extraction, or "
+            "one of each partition, write to a store. Go on with --resume when the other has ended."
+        )
 
     def abort(self) -> None:
         """Forget everything that was added."""
@@ -85,7 +101,8 @@ class ShardWriter:
     def _write_data(self) -> tuple[FileEntry, dict[str, ArrayEntry]]:
         store_format = self.layout.manifest.format
         name = self.layout.data_name(self.shard)
-        with self.layout.files.new_file(name) as path:
+        # behind a URL there are no locks: a put that replaces nothing says that somebody else was here
+        with self.layout.files.new_file(name, new=self.layout.files.is_object_store) as path:
             if store_format == "zarr":
                 from pipeline.store.zarr_writer import write_zarr
 

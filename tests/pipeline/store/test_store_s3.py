@@ -1,0 +1,94 @@
+"""Stores on S3: written, verified and read through errors, slow answers and cut connections; never mixed by two."""
+
+import uuid
+from collections.abc import Iterator
+
+import fsspec
+import numpy as np
+import pytest
+from s3_server import Faults, s3_server
+from store_factory import small_record, small_store
+
+from pipeline.store import StoreError, open_store
+from pipeline.store.layout import StoreLayout
+from pipeline.store.sums import write_sums
+from pipeline.store.verify import verify
+from pipeline.store.writer import ShardWriter
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[str, Faults]]:
+    pytest.importorskip("moto")
+    pytest.importorskip("s3fs")
+    with s3_server() as (url, faults):
+        yield url, faults
+
+
+@pytest.fixture
+def bucket(server: tuple[str, Faults], monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Faults]]:
+    url, faults = server
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": url, "AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/nonexistent",
+        "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    name = f"s3://b{uuid.uuid4().hex[:12]}"
+    fsspec.filesystem("s3").mkdir(name)
+    faults.__init__()  # type: ignore[misc]
+    yield f"{name}/store", faults
+    faults.__init__()  # type: ignore[misc]
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
+@pytest.mark.parametrize(
+    "fault", [{}, {"errors": 2}, {"cuts": 1}, {"lost_answers": 1}, {"slow_s": 0.3}], ids=lambda f: next(iter(f), "none")
+)
+def test_a_store_is_written_verified_and_read_whatever_the_line_does(
+    bucket: tuple[str, Faults], tmp_path: object, fault: dict[str, float]
+) -> None:
+    url, faults = bucket
+    faults.match = "shards" if fault else ""
+    for name, value in fault.items():
+        setattr(faults, name, value)
+    layout = small_store(url)
+    if fault:
+        assert faults.done
+    assert verify(layout) == []
+    here = open_store(small_store(f"{tmp_path}/s").url)
+    there = open_store(url)
+    assert there.digest == here.digest
+    frames = np.arange(there.num_frames)[::-1].copy()
+    assert there.batch(frames).tokens.feat.equal(here.batch(frames).tokens.feat)
+    names = layout.files.names("shards")
+    assert not [name for name in names if ".tmp-" in name]
+
+
+def _write(layout: StoreLayout, seed: int) -> None:
+    writer = ShardWriter(layout, "000009")
+    writer.add(small_record("late", seed=seed))
+    writer.commit()
+
+
+def test_two_who_write_one_shard_never_mix_it(bucket: tuple[str, Faults]) -> None:
+    layout = small_store(bucket[0])
+    _write(layout, 1)
+    _write(layout, 1)  # the same bytes: nothing is wrong
+    with pytest.raises(StoreError, match=r"Somebody else writes shard 000009"):
+        _write(layout, 2)
+    layout.write_index()
+    layout.write_rejected()
+    write_sums(layout)
+    assert verify(layout) == []
+
+
+def test_one_of_two_starts_a_store_and_the_other_compares(bucket: tuple[str, Faults]) -> None:
+    manifest = small_store(bucket[0]).manifest
+    url = bucket[0] + "2"
+    first = StoreLayout.create(url, manifest, "join")
+    assert StoreLayout.create(url, manifest, "join") == first
+    with pytest.raises(StoreError, match="seed"):
+        StoreLayout.create(url, manifest.model_copy(update={"seed": 12345}), "join")
+    with pytest.raises(FileExistsError):
+        first.files.write_bytes("manifest.json", b"{}", new=True)
