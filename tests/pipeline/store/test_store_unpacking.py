@@ -2,15 +2,17 @@
 
 import struct
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from batch_equality import assert_equal
+from numcodecs import blosc
 from store_factory import FORMATS, small_records, small_store
 
-from pipeline.store import ShardError, open_store
+from pipeline.store import ShardError, frame_codecs, open_store
 from pipeline.store.decode import unpack_all
 from pipeline.store.loader import Store
 
@@ -85,3 +87,29 @@ def test_a_damaged_frame_is_named_and_the_others_are_read(tmp_path: Path, part: 
 
 def test_nothing_to_do_is_done_at_once() -> None:
     unpack_all([])
+
+
+def test_frames_are_decompressed_without_the_gil() -> None:
+    """Another thread runs on in the middle of a call: held, the GIL would let none of them in before its end."""
+    values = np.arange(1 << 22, dtype=np.uint32)
+    data, out = blosc.compress(values, b"zstd", 5, blosc.BITSHUFFLE), np.empty_like(values)
+    ticks: list[float] = []
+    done = threading.Event()
+
+    def tick() -> None:
+        while not done.wait(0.0005):
+            ticks.append(time.perf_counter())
+
+    other = threading.Thread(target=tick)
+    other.start()
+    try:
+        spans = []
+        for _ in range(20):
+            start = time.perf_counter()
+            frame_codecs.blosc.decompress(data, out)
+            spans.append((start, time.perf_counter()))
+    finally:
+        done.set()
+        other.join(30)
+    assert any(start < at < stop for start, stop in spans for at in ticks)
+    np.testing.assert_array_equal(out, values)
