@@ -3,7 +3,7 @@
     instruction ─▶ role queries ─┐
     points (colour, height, frozen feature of their token) ─▶ keys ─▶ softmax over the points ─▶ place of each slot
                                           points around it, in the hand's frame ─▶ its shape ─┴─▶ slot tokens
-                                          hand, slots, and each from each other ─▶ network ─────▶ relation token
+                    hand, slots, each from each other, and what is to be done ─▶ network ─▶ added to the action queries
 
 A slot is a role that an instruction gives to a thing ("push the red cube to the blue mat": what is handled, and where
 it goes). It attends to single points, not to coarse cells, which mix the colours of a thing and of what it stands on,
@@ -33,10 +33,17 @@ from stages.detr import EncoderLayer, sine_positions_1d
 from stages.hand_frame import BEFORE_FINGERS, yaw_of
 from stages.language import LanguageTokens
 from stages.layers import Standardise
+from stages.points import camera_centre
 from stages.vision_part import VisionPart, VisionTokens
 
 _METRES = 10.0
 """Lengths are told to the networks in units of 10 cm."""
+
+_OFFSETS = 25.0
+"""Offsets from a slot, in units of 4 cm."""
+
+_FARTHEST = 0.04
+"""From the mean of a thing's points to its middle, metres."""
 
 _FINGERS = 25.0
 """Fingers are told in units of 4 cm."""
@@ -53,11 +60,15 @@ class PointingConfig:
         points: of each frame while training, drawn anew each time; all are looked at when acting. picture: side of the
             stored frames in pixels.
         text, hidden: widths of the instruction's encoder and of the keys' network. key: width of queries and keys.
-        shape: width of what is told of the points around a slot. around: how far those lie from it at most, metres.
-        relation: width of the network over hand and slots; relations: its layers.
+        shape: width of the network over the points around a slot; outline: numbers that it gives. around: how far those
+            points lie from the slot at most, metres.
+        task: numbers that the instruction gives to the network over hand and slots; relation: its width; relations: its
+            layers.
         fingers: dimensions of the state after position and orientation.
         thing, goal: metres from a hindsight target, seen from above, within which points are counted as it.
-        colour_noise: deviation of what training adds to colours, of 1.
+        colour_noise: deviation of what training adds to colours, of 1. place_noise: to the slots' places, metres, so
+            that the policy bears with pointing that is a little off. outline_noise, task_noise: to numbers in -1 … 1,
+            so that they cannot say which demonstration this is.
     """
 
     channels: int = 512
@@ -68,6 +79,8 @@ class PointingConfig:
     hidden: int = 64
     key: int = 32
     shape: int = 64
+    outline: int = 8
+    task: int = 8
     around: float = 0.09
     relation: int = 256
     relations: int = 3
@@ -75,6 +88,9 @@ class PointingConfig:
     thing: float = 0.035
     goal: float = 0.05
     colour_noise: float = 0.02
+    place_noise: float = 0.004
+    outline_noise: float = 0.05
+    task_noise: float = 0.3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,16 +99,20 @@ class Pointed:
 
     Attributes:
         cloud: the points looked at. weight: f4 [B,S,P], of each point for each slot, sums to 1.
-        place: f4 [B,S,3], world, metres.
+        mean: f4 [B,S,3], of the points by weight, world, metres: on the side that the camera sees.
+        place: f4 [B,S,3], the middle of what is pointed at.
+        task: f4 [B,T], what the instruction asks to be done, in -1 … 1.
     """
 
     cloud: CloudBatch
     weight: Tensor
+    mean: Tensor
     place: Tensor
+    task: Tensor
 
 
 class Pointing(VisionPart):
-    """PolicyBatch with points, tokens, state and an instruction → S slot tokens and a relation token.
+    """PolicyBatch with points, tokens, state and an instruction → S slot tokens and a summary.
 
     Needs depth and camera in the world of the robot's state (`geometry.source=sensor`), metres, z up; states begin
     with the grip's position and its orientation as axis-angle, as in `stages.hand_frame`.
@@ -103,19 +123,20 @@ class Pointing(VisionPart):
         self.config = config
         self.columns = ("camera", "points", "state", "tokens")
         self.targets = (POINTING_COLUMN,)
-        self.roles = Roles(dim, config.text, len(SLOTS), config.key)
+        self.roles = Roles(dim, config.text, len(SLOTS), config.key, config.task)
         self.features = Standardise(config.channels) if config.features else None
         self.reduce = nn.Linear(config.channels, config.features) if config.features else None
-        self.keys = nn.Sequential(
-            nn.Linear(5 + config.features, config.hidden), nn.GELU(), nn.Linear(config.hidden, config.key)
-        )
-        self.shape = nn.Sequential(nn.Linear(12, config.shape), nn.GELU(), nn.Linear(config.shape, config.shape))
-        self.shape_out = nn.Linear(config.shape, config.shape // 2)
-        slot = _Geometry.place_width + config.shape // 2 + 3
+        self.colour = _two_layers(7 + config.features, config.hidden, config.key)
+        self.height = _two_layers(1, config.hidden, config.key)
+        self.centre = _two_layers(4 + len(SLOTS), config.shape, config.shape)
+        self.centre_out = _two_layers(config.shape, config.shape, 2)
+        self.shape = nn.Sequential(nn.Linear(9, config.shape), nn.GELU(), nn.Linear(config.shape, config.shape))
+        self.shape_out = nn.Linear(config.shape, config.outline)
+        slot = _Geometry.place_width + config.outline
         self.slots = nn.Sequential(nn.Linear(slot, dim), nn.LayerNorm(dim), nn.GELU(), nn.Linear(dim, dim))
         count = len(SLOTS)
         pairs = count * (count + 1) // 2
-        relation = count * slot + _Geometry.pair_width * pairs + 1 + count + config.fingers
+        relation = count * slot + _Geometry.pair_width * pairs + 1 + count + config.fingers + config.task
         layers: list[nn.Module] = []
         for number in range(config.relations):
             width = config.relation
@@ -123,7 +144,7 @@ class Pointing(VisionPart):
         self.relation = nn.Sequential(*layers, nn.Linear(config.relation, dim))
 
     def forward(self, batch: PolicyBatch, language: LanguageTokens | None = None) -> VisionTokens:
-        """S + 1 tokens, and the losses `thing` and `goal` where the batch has hindsight targets.
+        """S tokens, their summary, and the losses `thing` and `goal` where the batch has hindsight targets.
 
         ValueError without an instruction, a state, or, in training, hindsight targets.
         """
@@ -131,10 +152,10 @@ class Pointing(VisionPart):
             raise ValueError("pointing needs an instruction: give the policy language (language.channels), or no slots")
         state = batch.need_state()
         pointed = self.point(batch, language)
-        tokens = self._tokens(pointed, state)
+        tokens, summary = self._tokens(pointed, state)
         wanted = self.training or POINTING_NAME in batch.frames.extra
         losses = self._losses(batch, pointed) if wanted else {}
-        return VisionTokens(tokens=tokens, losses=losses)
+        return VisionTokens(tokens=tokens, summary=summary, losses=losses)
 
     def frozen_features(self, batch: PolicyBatch) -> Iterator[tuple[Standardise, Tensor]]:
         """The features of the distinct tokens."""
@@ -149,7 +170,7 @@ class Pointing(VisionPart):
             noise = torch.randn_like(colour_BP3[:, :1]) + torch.randn_like(colour_BP3)
             colour_BP3 = colour_BP3 + 2 * self.config.colour_noise * noise
         height_BP1 = cloud.xyz[..., 2:] * _METRES
-        seen = [colour_BP3, colour_BP3.square().mean(-1, keepdim=True), height_BP1]
+        seen = [colour_BP3, colour_BP3.square().mean(-1, keepdim=True), _hue(colour_BP3)]
         if self.features is not None and self.reduce is not None:
             tokens = batch.frames.need_tokens()
             if tokens.feat.shape[-1] != self.config.channels:
@@ -159,13 +180,17 @@ class Pointing(VisionPart):
                 )
             reduced_TE = self.reduce(self.features(tokens.feat))
             seen.append(reduced_TE[(tokens.offset[:-1, None] + cloud.token).clamp_min(0)])
-        key_BPK = self.keys(torch.cat(seen, dim=-1))
-        query_BSK = self.roles(language)
+        # Added, so that a colour scores alike at every height: that of a thing is known on a mat.
+        key_BPK = self.colour(torch.cat(seen, dim=-1)) + self.height(height_BP1)
+        query_BSK, task_BT = self.roles(language)
         logit_BSP = torch.einsum("bsk,bpk->bsp", query_BSK, key_BPK).float() / math.sqrt(self.config.key) * 4
         logit_BSP = logit_BSP.masked_fill(cloud.token[:, None] < 0, -torch.inf)
         weight_BSP = logit_BSP.softmax(-1)
-        place_BS3 = torch.einsum("bsp,bpd->bsd", weight_BSP, cloud.xyz)
-        return Pointed(cloud=cloud, weight=weight_BSP, place=place_BS3)
+        mean_BS3 = torch.einsum("bsp,bpd->bsd", weight_BSP, cloud.xyz)
+        camera = batch.frames.camera
+        assert camera is not None  # or there would be no cloud
+        place_BS3 = self._centred(cloud, weight_BSP, mean_BS3, camera_centre(camera.extrinsic))
+        return Pointed(cloud=cloud, weight=weight_BSP, mean=mean_BS3, place=place_BS3, task=task_BT)
 
     def _cloud(self, batch: PolicyBatch) -> CloudBatch:
         chosen = None
@@ -175,41 +200,75 @@ class Pointing(VisionPart):
             chosen = torch.randperm(total, device=points.pixel.device)[: self.config.points].sort().values
         return unpack_clouds(batch.frames, width=self.config.picture, chosen=chosen)
 
-    def _tokens(self, pointed: Pointed, state_BS: Tensor) -> Tensor:
+    def _tokens(self, pointed: Pointed, state_BS: Tensor) -> tuple[Tensor, Tensor]:
         hand_B3, yaw_B = state_BS[:, :3], yaw_of(state_BS)
-        shape_BSE, colour_BS3 = self._around(pointed, yaw_B)
-        place_BS3 = _turned(pointed.place - hand_B3[:, None], yaw_B[:, None])
-        slot_BSE = torch.cat([_Geometry.place(place_BS3), shape_BSE, colour_BS3], dim=-1)
+        outline_BSE = self._noisy(self._outline(pointed, yaw_B).tanh(), self.config.outline_noise)
+        place_BS3 = self._noisy(pointed.place, self.config.place_noise)
+        task_BT = self._noisy(pointed.task, self.config.task_noise)
+        heights = torch.cat([hand_B3[:, 2:], place_BS3[..., 2]], dim=-1) * _METRES
+        place_BS3 = _turned(place_BS3 - hand_B3[:, None], yaw_B[:, None])
+        slot_BSE = torch.cat([_Geometry.place(place_BS3), outline_BSE], dim=-1)
         first, second = torch.triu_indices(len(SLOTS), len(SLOTS), offset=1, device=place_BS3.device)
         pairs = torch.cat([place_BS3, place_BS3[:, second] - place_BS3[:, first]], dim=1)
-        heights = torch.cat([hand_B3[:, 2:], pointed.place[..., 2]], dim=-1) * _METRES
         fingers = state_BS[:, BEFORE_FINGERS:] * _FINGERS
-        everything = torch.cat([slot_BSE.flatten(1), _Geometry.pair(pairs).flatten(1), heights, fingers], dim=-1)
-        return torch.cat([self.slots(slot_BSE), self.relation(everything)[:, None]], dim=1)
+        told = [slot_BSE.flatten(1), _Geometry.pair(pairs).flatten(1), heights, fingers, task_BT]
+        return self.slots(slot_BSE), self.relation(torch.cat(told, dim=-1))
 
-    def _around(self, pointed: Pointed, yaw_B: Tensor) -> tuple[Tensor, Tensor]:
-        """What the attended points near each slot look like [B,S,E], turned by the yaw, and their mean colour [B,S,3].
+    def _noisy(self, value: Tensor, deviation: float) -> Tensor:
+        return value + deviation * torch.randn_like(value) if self.training and deviation else value
 
-        Circular harmonics of the 2nd and 4th order stand beside the coordinates: under the weights' mean they say how
-        a long thing and a square one are turned.
+    def _centred(self, cloud: CloudBatch, weight_BSP: Tensor, mean_BS3: Tensor, eye_B3: Tensor) -> Tensor:
+        """From the mean of the points seen to the middle of the thing [B,S,3], along the table.
+
+        How far and which way depends on its size and on where it is seen from: told in the frame whose x axis leads
+        from the slot to the camera, which turns with the scene.
         """
-        cloud = pointed.cloud
+        share_BSn, offset_BSn3 = self._near(cloud, weight_BSP, mean_BS3)
+        way_BS3 = eye_B3[:, None] - mean_BS3
+        heading_BS = torch.atan2(way_BS3[..., 1], way_BS3[..., 0])
+        steep_BS = way_BS3[..., 2] / torch.linalg.vector_norm(way_BS3, dim=-1)
+        told = [_turned(offset_BSn3, heading_BS[..., None]) * _OFFSETS]
+        told.append(steep_BS[..., None, None].expand(*offset_BSn3.shape[:-1], 1))
+        which = torch.eye(len(SLOTS), device=mean_BS3.device)[None, :, None]
+        told.append(which.expand(len(mean_BS3), -1, offset_BSn3.shape[2], -1))
+        pooled_BSE = torch.einsum("bsn,bsne->bse", share_BSn, self.centre(torch.cat(told, dim=-1)))
+        shift_BS2 = _FARTHEST * self.centre_out(F.gelu(pooled_BSE)).tanh()
+        shift_BS3 = F.pad(shift_BS2, (0, 1))
+        return mean_BS3 + _turned(shift_BS3, -heading_BS)
+
+    def _near(self, cloud: CloudBatch, weight_BSP: Tensor, mean_BS3: Tensor) -> tuple[Tensor, Tensor]:
+        """The most attended points of each slot: what each counts [B,S,n], and their offsets from the mean [B,S,n,3].
+
+        By the root of the attention, so that all of a thing counts and not only where attention is strongest; points
+        far from the slot count nothing.
+        """
         count = max(32, cloud.xyz.shape[1] * 3 // 64)
-        weight_BSn, index_BSn = pointed.weight.topk(min(count, cloud.xyz.shape[1]), dim=-1)
+        weight_BSn, index_BSn = weight_BSP.topk(min(count, cloud.xyz.shape[1]), dim=-1)
         sample = torch.arange(len(cloud.xyz), device=cloud.xyz.device)[:, None, None]
-        offset = cloud.xyz[sample, index_BSn] - pointed.place[:, :, None]
-        colour = cloud.rgb[sample, index_BSn].float() / 127.5 - 1
-        near = torch.linalg.vector_norm(offset, dim=-1) < self.config.around
-        local = _turned(offset, yaw_B[:, None, None]) * 25
+        offset = cloud.xyz[sample, index_BSn] - mean_BS3[:, :, None]
+        near_BSn = torch.linalg.vector_norm(offset, dim=-1) < self.config.around
+        count_BSn = (weight_BSn * near_BSn + 1e-9).sqrt()
+        return count_BSn / count_BSn.sum(-1, keepdim=True), offset
+
+    def _outline(self, pointed: Pointed, yaw_B: Tensor) -> Tensor:
+        """What the attended points near each slot look like [B,S,E], turned by the yaw.
+
+        Colours are for finding a thing, not for handling it: with them, few demonstrations are told apart. Circular
+        harmonics of the 2nd and 4th order stand beside the coordinates: under the weights' mean they say how a long
+        thing and a square one are turned.
+        """
+        share_BSn, offset = self._near(pointed.cloud, pointed.weight, pointed.mean)
+        offset = offset + (pointed.mean - pointed.place)[:, :, None]
+        local = _turned(offset, yaw_B[:, None, None]) * _OFFSETS
         harmonics = _harmonics(local[..., :2])
-        seen = self.shape(torch.cat([local, colour, harmonics], dim=-1))
-        share = weight_BSn * near
-        share = share / (share.sum(-1, keepdim=True) + 1e-6)
-        shape = self.shape_out(torch.einsum("bsn,bsne->bse", share, F.gelu(seen)))
-        return shape, torch.einsum("bsn,bsnc->bsc", share, colour)
+        seen = self.shape(torch.cat([local, harmonics], dim=-1))
+        outline: Tensor = self.shape_out(torch.einsum("bsn,bsne->bse", share_BSn, F.gelu(seen)))
+        return outline
 
     def _losses(self, batch: PolicyBatch, pointed: Pointed) -> dict[str, Tensor]:
-        """-log of the attention within reach of the targets, mean over the moments that have one."""
+        """By slot: -log of the attention within reach of the target, and how far off the place is, along the table, in
+        units of 1 cm; means over the moments that have a target.
+        """
         extra = batch.frames.extra
         if POINTING_NAME not in extra:
             raise ValueError(
@@ -223,38 +282,51 @@ class Pointing(VisionPart):
             mass_B = (pointed.weight[:, slot] * there_BP).sum(-1)
             known_B = (target_BS4[:, slot, 3] > 0) & there_BP.any(-1)
             total = (-(mass_B + 1e-4).log()).masked_fill(~known_B, 0.0).sum()
-            losses[name] = total / known_B.sum().clamp_min(1)
+            count = known_B.sum().clamp_min(1)
+            off_B2 = (pointed.place[:, slot, :2] - target_BS4[:, slot, :2]).abs()
+            found_B = known_B & (off_B2.amax(-1) < radius)
+            losses[name] = total / count
+            losses[f"{name}_off"] = 100 * off_B2.mean(-1).masked_fill(~found_B, 0.0).sum() / count
         return losses
 
 
 class Roles(nn.Module):
-    """An instruction's tokens [B,L,D] → a query a slot [B,S,K]: learned roles read the words, and the words each other.
+    """An instruction's tokens [B,L,D] → a query a slot [B,S,K] and what is to be done [B,T].
 
-    Words are told apart by what they are and by where they stand: the first thing named is not the second.
+    Learned roles, one a slot and one for the task, read the words, and the words each other; words are told apart by
+    what they are and by where they stand, for the first thing named is not the second. That decides only *which* words
+    a slot takes. What it looks for is made of those words as they are, by one network for all slots: a colour means
+    the same of a thing and of a mat, and one that was seen with the other in few demonstrations is found.
     """
 
     positions: Tensor
 
-    def __init__(self, dim: int, width: int, slots: int, key: int) -> None:
+    def __init__(self, dim: int, width: int, slots: int, key: int, task: int) -> None:
         super().__init__()
-        self.slots = slots
         self.project = nn.Linear(dim, width)
-        self.role = nn.Parameter(torch.randn(1, slots, width) * 0.5)
+        self.role = nn.Parameter(torch.randn(1, slots + 1, width) * 0.5)
         self.register_buffer("positions", sine_positions_1d(_LONGEST_INSTRUCTION, width), persistent=False)
         self.layers = nn.ModuleList(EncoderLayer(width, 4, 2 * width, 0.0) for _ in range(2))
+        self.look = nn.Linear(width, width)
+        self.word = nn.LayerNorm(width)
+        self.kind = nn.Parameter(torch.zeros(slots, width))
         self.query = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, key))
+        self.task = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, task))
 
-    def forward(self, language: LanguageTokens) -> Tensor:
-        """[B,S,K]."""
+    def forward(self, language: LanguageTokens) -> tuple[Tensor, Tensor]:
+        """[B,S,K] and [B,T]."""
         words_BLE = self.project(language.tokens)
         x = torch.cat([self.role.expand(len(words_BLE), -1, -1), words_BLE], dim=1)
-        length = words_BLE.shape[1]
-        place = torch.cat([self.positions.new_zeros(self.slots, self.positions.shape[1]), self.positions[:length]])
-        hidden = F.pad(~language.mask, (self.slots, 0), value=False)
+        roles, length = self.role.shape[1], words_BLE.shape[1]
+        place = torch.cat([self.positions.new_zeros(roles, self.positions.shape[1]), self.positions[:length]])
+        hidden = F.pad(~language.mask, (roles, 0), value=False)
         for layer in self.layers:
             x = layer(x, place, hidden)
-        out: Tensor = self.query(x[:, : self.slots])
-        return out
+        reader_BSE, task_BE, read_BLE = x[:, : roles - 1], x[:, roles - 1], x[:, roles:]
+        logit_BSL = self.look(reader_BSE) @ read_BLE.transpose(1, 2) / math.sqrt(read_BLE.shape[-1])
+        taken_BSL = logit_BSL.masked_fill(~language.mask[:, None], -1e4).softmax(-1)
+        meant_BSE = taken_BSL @ self.word(words_BLE)
+        return self.query(meant_BSE + self.kind), self.task(task_BE).tanh()
 
 
 class _Geometry:
@@ -282,6 +354,16 @@ class _Geometry:
         double = torch.cat([unit[..., :1].square() - unit[..., 1:].square(), 2 * unit[..., :1] * unit[..., 1:]], dim=-1)
         half = torch.atan2(double[..., 1:], double[..., :1]) / 2
         return torch.cat([unit, double, half, half.cos(), half.sin(), length * _METRES, (-40 * length).exp()], dim=-1)
+
+
+def _hue(colour: Tensor) -> Tensor:
+    """Colours [..., 3] of -1 … 1 without their brightness, 0 for greys: a side in the shade keeps its hue."""
+    light = (colour + 1).clamp_min(0)
+    return 3 * (light + 0.02) / (light + 0.02).sum(-1, keepdim=True) - 1
+
+
+def _two_layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
 
 
 def _harmonics(xy: Tensor) -> Tensor:

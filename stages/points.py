@@ -25,6 +25,11 @@ SCENE_Z_EXTENT = 3.0
 """Metres-like height that Concerto's own video demo scales a lifted scene to."""
 
 
+def camera_centre(extrinsic_B34: Tensor) -> Tensor:
+    """Where cameras stand in the world [B,3], from OpenCV camera-from-world extrinsics."""
+    return -torch.einsum("bij,bi->bj", extrinsic_B34[:, :, :3], extrinsic_B34[:, :, 3])
+
+
 def unproject_pixels(pixel: Tensor, depth: Tensor, intrinsic: Tensor, extrinsic: Tensor, width: int) -> Tensor:
     """World coordinates [..., P, 3] of pixels at given depths (pinhole camera).
 

@@ -24,6 +24,8 @@ class VisionTokens:
             when none is at one.
         mask: bool [B,N], true for real tokens; None when all are.
         grid: (rows, columns) of a grid of cells, row by row, that the last tokens are; None for tokens without order.
+        summary: f [B,D], what the part says of the whole moment; it is added to the action queries, so that it comes to
+            the head by the shortest way. None when it says nothing.
         losses: auxiliary losses by name, only of a batch that has actions.
     """
 
@@ -31,6 +33,7 @@ class VisionTokens:
     place: Tensor | None = None
     mask: Tensor | None = None
     grid: tuple[int, int] | None = None
+    summary: Tensor | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
 
 

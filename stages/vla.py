@@ -240,9 +240,12 @@ class VLA(nn.Module):
             heard = _dropped(language.tokens, language.mask, word_dropout, draw)
             spans.append(self._span("language", language.tokens, mask=heard, order="chain"))
         auxiliary: dict[str, Tensor] = {}
+        queries: Tensor = self.queries
         for name, part in self.parts.items():
             seen: VisionTokens = part(batch, language)
             auxiliary |= seen.losses
+            if seen.summary is not None:
+                queries = queries + seen.summary[:, None]
             tokens = seen.tokens
             if seen.place is not None:
                 tokens = tokens + sine_positions_at(seen.place, self.config.dim).to(tokens.dtype)
@@ -253,7 +256,7 @@ class VLA(nn.Module):
             state = self.normaliser.normalise_state(batch.need_state())
             token = self.state(state)[:, None]
             spans.append(self._span("state", token, mask=_dropped(token, None, state_dropout, draw)))
-        spans.append(self._span("query", self.queries))
+        spans.append(self._span("query", queries))
         features = self.backbone(TokenSequence(spans=spans), batch)
         return features[:, -self.config.queries :], state, auxiliary
 

@@ -6,8 +6,8 @@ hand's position and yaw, never on the gripper, both in proportion to one `scale`
 
     jitter    gaussian, new in every step, along each axis a quarter of how far the expert goes, about z a quarter of
               how far it turns: none where it stays, so that it comes to its targets exactly
-    burst     now and then (with a chance of 5 % in each step) for 2 to 5 steps a push the same way, by 5 mm to 2 cm a
-              step, with a gaussian turn of 7 degrees a step
+    burst     now and then (with a chance of 7 % in each step) for 2 to 7 steps a push the same way, by 5 mm to 2.5 cm a
+              step, with a gaussian turn of 11 degrees a step
 """
 
 import numpy as np
@@ -17,10 +17,10 @@ from pipeline.sim.geometry import Floats
 from pipeline.sim.world import ACTION_DIM
 
 _JITTER = 0.25  # of what is commanded, standard deviation
-_BURST_CHANCE = 0.05  # that one begins, in each step
-_BURST_STEPS = (2, 5)
-_BURST_REACH = (0.1, 0.4)  # of an action, in each step
-_BURST_YAW = 0.25  # of an action in each step, standard deviation
+_BURST_CHANCE = 0.07  # that one begins, in each step
+_BURST_STEPS = (2, 7)
+_BURST_REACH = (0.1, 0.5)  # of an action, in each step
+_BURST_YAW = 0.4  # of an action in each step, standard deviation
 _BURST_VERTICAL = 0.7  # of directions up and down, against those along the table
 
 

@@ -91,7 +91,7 @@ def _tabletop(name: str, parts: str, *, augment: AugmentSection | None = None, *
 
 
 _SLOTS = VisionConfig(
-    parts="pointing", pointing=PointingConfig(features=0, points=768, hidden=32, shape=32, relation=256)
+    parts="pointing", pointing=PointingConfig(features=0, points=512, hidden=32, shape=32, relation=256)
 )
 
 _TABLETOP_3D = VlaRecipe(
@@ -111,11 +111,13 @@ _TABLETOP_3D = VlaRecipe(
     model=replace(
         _TABLETOP,
         vision=_SLOTS,
+        depth=1,
         queries=4,
         horizon=20,
         frame="hand",
         normalise="mean_std",
         auxiliary=0.1,
+        word_dropout=0.5,
         chunk=ChunkConfig(hidden=256),
     ),
 )

@@ -9,6 +9,7 @@ from data_specs.batches import FrameBatch, PolicyBatch
 from data_specs.pointing import POINTING_COLUMN, POINTING_NAME
 from stages.language import LanguageConfig
 from stages.pointing import Pointing, PointingConfig
+from stages.points import camera_centre
 from stages.vision import VisionConfig
 from stages.vla import VLA, VLAConfig
 
@@ -114,6 +115,57 @@ def test_a_slot_learns_to_point_where_hindsight_says() -> None:
         optimiser.step()
     assert float(metrics["loss/thing"]) < 0.5 * first
     assert float(metrics["loss/goal"]) == 0.0  # no moment of the batch has one
+
+
+def test_a_slot_learns_how_far_the_middle_is_from_what_is_seen() -> None:
+    model = policy(auxiliary=1.0)
+    part = model.parts["pointing"]
+    assert isinstance(part, Pointing) and model.language is not None
+    part.config = replace(part.config, points=1000, colour_noise=0.0)  # the mean stays where it is
+    batch = made_up()
+    camera = batch.frames.camera
+    assert camera is not None
+    with torch.no_grad():
+        mean = part.point(batch, model.language(batch.need_language())).mean[:, 0]
+    away = (mean - camera_centre(camera.extrinsic))[:, :2]
+    target = torch.zeros(3, 2, 4)
+    target[:, 0, :3], target[:, 0, 3] = mean, 1.0
+    target[:, 0, :2] += 0.02 * away / away.norm(dim=-1, keepdim=True)
+    learned = [*part.centre.parameters(), *part.centre_out.parameters()]
+    optimiser = torch.optim.Adam(learned, lr=1e-2)
+    off = []
+    for _ in range(40):
+        loss, metrics = model(with_target(batch, target))
+        off.append(float(metrics["loss/thing_off"]))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert off[0] > 0.5 and sum(off[-5:]) < 0.5 * sum(off[:5])
+
+
+def test_the_middle_is_a_bounded_way_from_the_mean_along_the_table() -> None:
+    model = policy().eval()
+    part = model.parts["pointing"]
+    assert isinstance(part, Pointing) and model.language is not None
+    for parameter in part.centre_out.parameters():
+        parameter.data.fill_(100.0)
+    batch = made_up()
+    pointed = part.point(batch, model.language(batch.need_language()))
+    shift = pointed.place - pointed.mean
+    assert shift[..., 2].abs().max() < 1e-6
+    torch.testing.assert_close(shift[..., :2].norm(dim=-1), torch.full((3, 2), 0.04 * 2**0.5), atol=1e-4, rtol=1e-3)
+
+
+def test_the_same_scene_asks_for_other_actions_where_other_words_are_said() -> None:
+    model = policy().eval()
+    batch = made_up()
+    language = batch.need_language()
+    other = replace(batch, language=replace(language, feat=language.feat.flip(0)))
+    part = model.parts["pointing"]
+    assert model.language is not None
+    with torch.no_grad():
+        first, second = (part(b, model.language(b.need_language())).summary for b in (batch, other))
+    assert first is not None and second is not None and (first - second).abs().max() > 1e-3
 
 
 def test_every_parameter_learns() -> None:
