@@ -57,7 +57,7 @@ class DemoSizes:
     clips: int = 12
     steps: int = 600
     policy_clips: int = 48
-    policy_steps: int = 800
+    policy_steps: int = 1500
     episodes: int = 5
 
 
