@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow faults lint format clean
+.PHONY: help install demo test test-slow faults stress lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -22,6 +22,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: install ## from simulated video to a feature store and a page to open, on a CPU
 	$(BIN)/cla demo
+
+stress: install ## half an hour of kill and resume over 200 clips
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/stress.py --minutes 30 --clips 200 --out $$(mktemp -d)/stress
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check .

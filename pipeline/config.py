@@ -303,9 +303,24 @@ class TrainSection(Config):
 
 
 FREE_ON_RESUME = frozenset(
-    f"train.{key}" for key in ("steps", "workers", "prefetch", "log_every", "validate_every", "wandb")
+    [
+        *(f"train.{key}" for key in ("steps", "workers", "prefetch", "log_every", "validate_every", "wandb")),
+        "data.damaged",
+        "data.check",
+    ]
 )
 """Keys that a resumed run may change: how long and how it runs and reports, not what a step does."""
+
+
+class DataSection(Config):
+    """What is done about damaged shards before a run begins: `stop`, or `skip` them, say which, and go on.
+
+    `check`: `sums` compares the SHA-256 of every file, which reads the whole store once; `sizes` only what can be seen
+    without reading it.
+    """
+
+    damaged: Literal["stop", "skip"] = "stop"
+    check: Literal["sums", "sizes"] = "sums"
 
 
 class TrainRecipe(Config):

@@ -8,7 +8,7 @@ import signal
 from types import FrameType
 from typing import NoReturn
 
-from pipeline.cli import bench, demo, doctor, evaluate, extract, inspect, label, merge, plan, sim, train
+from pipeline.cli import bench, demo, doctor, evaluate, extract, inspect, label, merge, plan, repair, sim, train
 from pipeline.cli.groups import app
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "main",
     "merge",
     "plan",
+    "repair",
     "sim",
     "train",
 ]

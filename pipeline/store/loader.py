@@ -1,6 +1,6 @@
 """Reads a store: a map-style dataset of clips, batches of frames, pairs of frames."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,14 +52,26 @@ class Store(Dataset[ClipRecord]):
     pickled and forked: every process opens the shards it needs by itself.
     """
 
-    def __init__(self, path: str, *, split: str | None = None, cache: ShardCache | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        split: str | None = None,
+        cache: ShardCache | None = None,
+        without: Collection[str] = (),
+    ) -> None:
         self.layout = StoreLayout.open(str(path))
         self.cache = cache
         """Where whole shards are kept before they are read; None reads them where they are."""
         self.split = split
         table = self.layout.index()
+        kept = ~np.isin(np.array(table["shard"].to_pylist(), dtype=object), list(without))
+        self.left_out = int(len(table) - kept.sum())
+        """Clips in the shards that the store was to be opened `without`: damaged ones (see `open_checked`)."""
+        if self.left_out:
+            table = table.filter(kept)
         self.digest = content_digest(zip(table["key"].to_pylist(), table["digest"].to_pylist(), strict=True))
-        """SHA-256 of the content of the whole store, by clip and frame."""
+        """SHA-256 of the content of the whole store, by clip and frame; of the clips that are not left out."""
         splits = np.array(table["split"].to_pylist(), dtype=object)
         if split is not None:
             table = table.filter(splits == split)

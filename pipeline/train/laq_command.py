@@ -8,6 +8,7 @@ import torch
 from pipeline.config import RequestError, override
 from pipeline.recipes import laq_recipe
 from pipeline.store import open_store
+from pipeline.store.damaged import open_checked
 from pipeline.train.laq import LaqTask
 from pipeline.train.laq_recipe import LaqRecipe
 from pipeline.train.launch import TrainRequest, train
@@ -36,7 +37,7 @@ def run_laq(recipe: LaqRecipe, store: str, request: TrainRequest, report: Report
         store = str(Run.open(request.out).store["url"])
     if not store:
         raise RequestError("Missing --store: what to train on, a folder or URL that `cla extract` has written.")
-    return train(LaqTask(recipe, open_store(store)), request, report)
+    return train(LaqTask(recipe, open_checked(store, recipe.data)), request, report)
 
 
 def parameter_lines(recipe: LaqRecipe, store: str) -> Iterator[str]:

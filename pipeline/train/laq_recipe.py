@@ -2,7 +2,15 @@
 
 from dataclasses import replace
 
-from pipeline.config import CodebookSection, LabelsSection, PairsSection, SplitSection, TrainRecipe, TrainSection
+from pipeline.config import (
+    CodebookSection,
+    DataSection,
+    LabelsSection,
+    PairsSection,
+    SplitSection,
+    TrainRecipe,
+    TrainSection,
+)
 from stages.laq import LAQConfig
 from stages.targets import TargetConfig
 
@@ -10,6 +18,7 @@ from stages.targets import TargetConfig
 class LaqRecipe(TrainRecipe):
     """Everything that decides what `cla train laq` learns. `model.channels` and `actions` follow the store."""
 
+    data: DataSection = DataSection()
     pairs: PairsSection = PairsSection()
     split: SplitSection = SplitSection()
     codebook: CodebookSection = CodebookSection()

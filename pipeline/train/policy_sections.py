@@ -4,11 +4,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.config import Config
+from pipeline.config import Config, DataSection
 
 
-class MomentsSection(Config):
-    """Which moments are trained on, and how often.
+class MomentsSection(DataSection):
+    """Which moments are trained on, and how often; and what is done about damaged shards.
 
     `balance`: `none` takes every moment once an epoch; `text` draws, with replacement, so that every instruction comes
     equally often, and `key` so that every task does, where clips are of one task when their keys are equal but for

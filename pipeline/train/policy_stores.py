@@ -19,9 +19,10 @@ from data_specs.arrays import Array
 from data_specs.batches import FrameBatch, LanguageBatch
 from data_specs.pointing import POINTING_COLUMN
 from data_specs.shards import EXTRA, VIEWS, VISION
-from pipeline.config import RequestError
+from pipeline.config import DataSection, RequestError
 from pipeline.store import StoreError, StoreRequestError, open_store
 from pipeline.store.assemble import assemble
+from pipeline.store.damaged import open_checked
 from pipeline.store.identity import differing_model
 from pipeline.store.language import LanguageTable
 from pipeline.store.loader import Store
@@ -65,12 +66,12 @@ class PolicyStores:
         self.texts: list[str] = [text for store in stores for text in store.clips["text"].to_pylist()]
 
     @classmethod
-    def open(cls, urls: Sequence[str]) -> "PolicyStores":
-        """The stores at some URLs."""
+    def open(cls, urls: Sequence[str], section: DataSection | None = None) -> "PolicyStores":
+        """The stores at some URLs; for training with what its recipe says of damaged shards."""
         if len(set(urls)) < len(urls):
             raise RequestError("A store is named twice: name each once, and say how much of it by --weight.")
         try:
-            return cls([open_store(url) for url in urls])
+            return cls([open_store(url) if section is None else open_checked(url, section) for url in urls])
         except StoreRequestError as error:
             raise RequestError(str(error)) from None
 

@@ -74,7 +74,7 @@ def open_task(recipe: PolicyRecipe, sources: VlaSources) -> VlaTask:
         return VlaTask(recipe, ExampleMoments(recipe), backbone=backbone, facts=facts)
     if not sources.stores:
         raise RequestError("Missing --store: what to train on, a folder or URL that `cla extract` has written.")
-    stores = PolicyStores.open(sources.stores)
+    stores = PolicyStores.open(sources.stores, recipe.data)
     recipe = recipe.for_stores(stores.sizes)
     codes = _codes(recipe, sources.codes, stores)
     model = recipe.build_checked("meta")
@@ -92,7 +92,7 @@ def parameter_lines(recipe: PolicyRecipe, sources: VlaSources) -> Iterator[str]:
     """The parameters of the recipe's policy by part, trained and frozen, with the frozen models by name."""
     behind = recipe.encoders.behind()
     if sources.stores:
-        stores = PolicyStores.open(sources.stores)
+        stores = PolicyStores.open(sources.stores, recipe.data)
         recipe = recipe.for_stores(stores.sizes)
         behind = _behind(_models(stores))
     rows = parameter_table(recipe.build_checked("meta"), behind)
