@@ -99,6 +99,8 @@ def run_repair(url: str, *, root: Path | None = None, device: str = "auto", work
     """
     if not StoreFiles(url).exists(""):
         raise StoreRequestError(f"There is nothing at {url}: expected a store.")
+    if StoreFiles(url).is_object_store:
+        raise StoreRequestError(f"{url} is an object store, where no shard is replaced: repair a copy in a folder.")
     with write_lock(url):
         layout, damages = _open(url)
         damages += verify(layout)
