@@ -45,6 +45,20 @@ def bench_store(
     _finish_bench(table.lines(), table.as_json(), json_file)
 
 
+@bench.command("index", epilog="Example:  cla bench index --clips 10000000 --json-file bench.json")
+def bench_index(
+    clips: Annotated[int, typer.Option(min=1, help="Clips of the synthetic index.")] = 1_000_000,
+    frames: Annotated[int, typer.Option(min=1, help="Frames a clip.")] = 16,
+    clips_a_shard: Annotated[int, typer.Option(min=1, help="Clips a shard.")] = 70,
+    json_file: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
+) -> None:
+    """Time the opening of a store of very many clips, and its memory; writes a synthetic index first."""
+    from pipeline.bench.index import bench_index as measure
+
+    table = measure(clips=clips, frames=frames, clips_a_shard=clips_a_shard)
+    _finish_bench(table.lines(), table.as_json(), json_file)
+
+
 @bench.command("points", epilog="Example:  cla bench points --root data/ssv2 --recipe tiny")
 def bench_points(
     dataset: Annotated[str, typer.Option(help="Which dataset's clips.")] = "tabletop",

@@ -64,15 +64,16 @@ def index_bytes(table: Any) -> bytes:
     return sink.getvalue()
 
 
-def read_index(data: bytes) -> Any:
-    """The table of a file. StoreError when it is not one of ours."""
+def read_index(data: bytes | memoryview, columns: Sequence[str] | None = None) -> Any:
+    """The table of a file, or some columns of it. StoreError when it is not one of ours."""
     try:
-        table = pq.read_table(pa.BufferReader(data))
+        file = pq.ParquetFile(pa.BufferReader(pa.py_buffer(data)))
+        schema = file.schema_arrow
+        if not schema.equals(INDEX_SCHEMA) or b"cla_shards" not in (schema.metadata or {}):
+            raise StoreError("index.parquet has other columns than this version writes")
+        return file.read(columns=None if columns is None else list(columns))
     except (pa.ArrowInvalid, OSError) as error:
         raise StoreError(f"index.parquet cannot be read ({error})") from error
-    if not table.schema.equals(INDEX_SCHEMA) or b"cla_shards" not in (table.schema.metadata or {}):
-        raise StoreError("index.parquet has other columns than this version writes")
-    return table
 
 
 def index_shards(table: Any) -> list[str]:

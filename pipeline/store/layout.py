@@ -144,16 +144,19 @@ class StoreLayout:
         except FileNotFoundError:
             raise ShardError(shard, None, f"its data file {self.data_name(shard)} is missing") from None
 
-    def index(self) -> Any:
-        """The index as a `pyarrow.Table`: from its file where that is up to date, else from the sidecars."""
+    def index(self, columns: Sequence[str] | None = None) -> Any:
+        """The index as a `pyarrow.Table`, or some columns of it: from its file where that is up to date, else from the
+        sidecars. A local file is mapped, and of a file only the columns asked for are decoded."""
         files, shards = self.files, self.committed()
         try:
-            table = read_index(files.read_bytes(INDEX))
+            source = files.source(INDEX)
+            table = read_index(source.read(0, source.size), columns)
             if index_shards(table) == shards:
                 return table
         except (FileNotFoundError, StoreError):
             pass  # the index is a cache: the sidecars say the same
-        return index_table(self.sidecars())
+        table = index_table(self.sidecars())
+        return table if columns is None else table.select(list(columns))
 
     def write_index(self) -> None:
         """Rebuild `index.parquet` from the sidecars."""

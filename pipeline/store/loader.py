@@ -2,9 +2,12 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -15,7 +18,7 @@ from data_specs.records import ClipRecord, exclusive_sum
 from data_specs.shards import Manifest
 from pipeline.store.assemble import assemble, columns_of
 from pipeline.store.columns import content_digest, record_from_arrays
-from pipeline.store.errors import StoreRequestError
+from pipeline.store.errors import StoreError, StoreRequestError
 from pipeline.store.language import LanguageTable, read_language
 from pipeline.store.layout import StoreLayout
 from pipeline.store.open_shards import OpenShards
@@ -64,38 +67,62 @@ class Store(Dataset[ClipRecord]):
         self.cache = cache
         """Where whole shards are kept before they are read; None reads them where they are."""
         self.split = split
-        table = self.layout.index()
-        kept = ~np.isin(np.array(table["shard"].to_pylist(), dtype=object), list(without))
-        self.left_out = int(len(table) - kept.sum())
+        self._without = pa.array(sorted(without), pa.string())
+        # the rest of the index is read when it is asked for: of 10 million clips it is some gigabytes
+        table = self.layout.index(("split", "shard", "row", "frames"))
+        self._listed = len(table)
+        table = self._whole(table)
+        self.left_out = self._listed - len(table)
         """Clips in the shards that the store was to be opened `without`: damaged ones (see `open_checked`)."""
-        if self.left_out:
-            table = table.filter(kept)
-        self.digest = content_digest(zip(table["key"].to_pylist(), table["digest"].to_pylist(), strict=True))
-        """SHA-256 of the content of the whole store, by clip and frame; of the clips that are not left out."""
-        splits = np.array(table["split"].to_pylist(), dtype=object)
         if split is not None:
-            table = table.filter(splits == split)
+            known = sorted(pc.unique(table["split"]).to_pylist())
+            table = table.filter(pc.equal(table["split"], split))
             if len(table) == 0:
-                known = ", ".join(sorted(set(splits))) or "no clips at all"
-                raise StoreRequestError(f"The store at {path} has no clips of split {split!r}. It has: {known}.")
-        self.clips: Any = table.combine_chunks()
-        """The index as a `pyarrow.Table`, a row a clip (see `pipeline.store.index`)."""
-        names = table["shard"].to_pylist()
-        shards = sorted(set(names))
+                choices = ", ".join(known) or "no clips at all"
+                raise StoreRequestError(f"The store at {path} has no clips of split {split!r}. It has: {choices}.")
+        names = table["shard"].combine_chunks().dictionary_encode()
+        found = names.dictionary.to_pylist()
+        shards = sorted(found)
         self.shards = tuple(shards)
         """Names of the shards that hold the clips."""
         place = {name: i for i, name in enumerate(shards)}
         self.start = exclusive_sum(table["frames"].to_numpy())
         """i8 [n+1]: frames of clip i are start[i]:start[i+1]."""
-        times = table["time"].combine_chunks()
-        self.time: Array = np.asarray(times.flatten(), dtype=np.float64) if len(table) else np.zeros(0)
-        """f8 [F], seconds of every frame in its video."""
+        number = np.array([place[name] for name in found], dtype=np.int32)
         self._table = FrameTable(
             OpenShards(self.layout, shards, cache),
-            shard=np.array([place[name] for name in names], dtype=np.int32),
+            shard=number[names.indices.to_numpy(zero_copy_only=False)],
             row=table["row"].to_numpy().astype(np.int32),
             start=self.start,
         )
+
+    @cached_property
+    def clips(self) -> Any:
+        """The index as a `pyarrow.Table`, a row a clip (see `pipeline.store.index`)."""
+        return self._index(None).combine_chunks()
+
+    @cached_property
+    def time(self) -> Array:
+        """f8 [F], seconds of every frame in its video."""
+        times = self._index(("split", "shard", "time"))["time"].combine_chunks()
+        return np.asarray(times.flatten(), dtype=np.float64) if len(self) else np.zeros(0)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the content of the whole store, by clip and frame; of the clips that are not left out."""
+        table = self._whole(self.layout.index(("key", "shard", "digest")))
+        return content_digest(zip(table["key"].to_pylist(), table["digest"].to_pylist(), strict=True))
+
+    def _index(self, columns: tuple[str, ...] | None) -> Any:
+        table = self.layout.index(columns)
+        if len(table) != self._listed:
+            raise StoreError(f"The store at {self.layout.url} has changed since it was opened: open it again.")
+        table = self._whole(table)
+        return table if self.split is None else table.filter(pc.equal(table["split"], self.split))
+
+    def _whole(self, table: Any) -> Any:
+        """Without the clips of the shards that are left out."""
+        return table.filter(pc.invert(pc.is_in(table["shard"], self._without))) if len(self._without) else table
 
     @property
     def manifest(self) -> Manifest:
