@@ -20,7 +20,8 @@ Array = NDArray[Any]
 class ArraySpec:
     """Name, dtype and shape of an array; `dims` mixes symbols ("T", "F+1") with fixed sizes (512).
 
-    `doc` is the sentence a person reads about it, `units` its physical units, "1" where it has none.
+    `doc` is the sentence a person reads about it, `units` its physical units, "1" where it has none; `also` are further
+    dtypes that it may have.
     """
 
     name: str
@@ -29,6 +30,11 @@ class ArraySpec:
     units: str
     doc: str
     optional: bool = False
+    also: tuple[str, ...] = ()
+
+    def takes(self, dtype: "np.dtype[Any]") -> bool:
+        """Whether the array may have this dtype."""
+        return any(dtype == np.dtype(name) for name in (self.dtype, *self.also))
 
     def shape(self, sizes: MutableMapping[str, int]) -> tuple[int, ...]:
         """The shape under `sizes`; KeyError for a symbol that is not bound yet."""
@@ -36,7 +42,7 @@ class ArraySpec:
 
     def check(self, array: Array, sizes: MutableMapping[str, int]) -> None:
         """Raise ValueError unless `array` fits; a plain symbol met for the first time is bound in `sizes`."""
-        if array.dtype != np.dtype(self.dtype):
+        if not self.takes(array.dtype):
             raise ValueError(f"{self.name} has dtype {array.dtype}, expected {np.dtype(self.dtype)}")
         if array.ndim != len(self.dims):
             raise ValueError(f"{self.name} has shape {array.shape}, expected dimensions {self.dims}")

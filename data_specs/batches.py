@@ -402,6 +402,7 @@ def batch_dtype(name: str) -> "np.dtype[Any]":
 
 def pack(family: str, arrays: Mapping[str, Any]) -> Batch:
     """Arrays of a family (names without the prefix, writable) as its batch, in the dtypes of the batch."""
+    arrays = {name: array for name, array in arrays.items() if array is not None}  # an optional one
     dtypes = {name: batch_dtype(f"{family}/{name}") for name in arrays}
     return BATCHES[family](
         **{name: torch.from_numpy(array.astype(dtypes[name], copy=False)) for name, array in arrays.items()}

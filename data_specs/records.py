@@ -104,12 +104,28 @@ class Clip:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tokens:
-    """Distinct coarse features: `feat` f2 [T,C], `coord` f2 [T,3], `count` u2 [T], `offset` i8 [F+1]."""
+    """Distinct coarse features: `feat` f2 [T,C], `coord` f2 [T,3], `count` u2 [T], `offset` i8 [F+1].
+
+    With `scale` f2 [F,C] `feat` is i1 (see `data_specs.quantise`); `features` are floats in any case.
+    """
 
     feat: Array
     coord: Array
     count: Array
     offset: Array
+    scale: Array | None = None
+
+    @property
+    def features(self) -> Array:
+        """The features f2 [T,C]."""
+        if self.scale is None:
+            return self.feat
+        import torch
+
+        from data_specs.quantise import float_features
+
+        parts = (torch.from_numpy(np.array(array)) for array in (self.feat, self.scale, self.offset))
+        return np.asarray(float_features(*parts).numpy())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -127,7 +143,7 @@ class Points:
     """The kept points, sorted by (token, pixel); slots past the sum of the frame's counts are zero padding.
 
     `pixel` u2 [F,P] = row * 224 + column; `rgb` u1 [F,P,3]; `depth` u2 [F,P] on the frame's [near, far] scale;
-    `conf` u1 [F,P] on the frame's own scale.
+    `conf` u1 [F,P] on the frame's own scale. P is 0 where a store keeps no points.
     """
 
     pixel: Array

@@ -24,17 +24,26 @@ SUFFIX: dict[Format, str] = {"zarr": ".zarr.zip", "webdataset": ".tar"}
 
 
 def _array(
-    name: str, dtype: str, dims: tuple[str | int, ...], units: str, doc: str, optional: bool = False
+    name: str,
+    dtype: str,
+    dims: tuple[str | int, ...],
+    units: str,
+    doc: str,
+    optional: bool = False,
+    also: tuple[str, ...] = (),
 ) -> ArraySpec:
-    return ArraySpec(name=name, dtype=dtype, dims=dims, units=units, doc=doc, optional=optional)
+    return ArraySpec(name=name, dtype=dtype, dims=dims, units=units, doc=doc, optional=optional, also=also)
 
 
 _SPECS = (
     _array("time", "<f8", ("F",), "s", "time of the frame from the start of its video, increasing within a clip"),
-    _array("tokens/feat", "<f2", ("T", "C"), "1", "distinct coarse features of a frame"),
+    _array(
+        "tokens/feat", "<f2", ("T", "C"), "1", "distinct coarse features of a frame; int8 with scales", also=("|i1",)
+    ),
     _array("tokens/coord", "<f2", ("T", 3), "1", "mean coordinate of the token's cell, in the normalised space"),
     _array("tokens/count", "<u2", ("T",), "points", "how many points of the frame share the token"),
     _array("tokens/offset", "<i8", ("F+1",), "rows", "tokens of frame i are rows offset[i]:offset[i+1]"),
+    _array("tokens/scale", "<f2", ("F", "C"), "1", "of int8 features: value = feat * scale", optional=True),
     _array("cells/cell", "|u1", ("M",), "1", "14x14 cell of the image: row * 14 + column"),
     _array("cells/token", "<u2", ("M",), "1", "token of the same frame, counted from the frame's first"),
     _array("cells/count", "<u2", ("M",), "points", "how many points of the cell share the token"),
@@ -59,6 +68,8 @@ _SPECS = (
 
 ARRAYS: dict[str, ArraySpec] = {spec.name: spec for spec in _SPECS}
 """Every array of a shard by name, in the order in which the content digest takes them.
+
+`tokens/scale` is there where `tokens/feat` is int8. P is 0 in a store that keeps no points.
 
 Sizes: C and P (and S, A) from the manifest; F, T, M, B are sums over the clips of the shard. A zarr shard also holds
 `clips/offset` (below); a tar shard holds a sample a clip. Offsets start at 0 for each shard (zarr) or clip (tar).

@@ -119,7 +119,7 @@ def _log_frame(
     level = (point_conf(record, i) - low) / (high - low) if high > low else np.ones(n)
     colours = {
         "rgb": record.points.rgb[i, :n],
-        "features": components.colours(record.tokens.feat[rows])[point_tokens(record, i)],
+        "features": components.colours(record.tokens.features[rows])[point_tokens(record, i)],
         "confidence": colour_map("conf")[np.rint(np.clip(level, 0, 1) * 255).astype(int)],
     }
     for name, colour in colours.items():

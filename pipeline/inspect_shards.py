@@ -81,6 +81,7 @@ class StoreSummary(_Part):
     that are not finite by array. `depth` and `confidence` span the ranges of all frames. `unread` lists shards that
     could not be opened, whose frames are missing from the figures. `vision` gives (tokens, channels) of each image
     encoder, `views` (height, width) of each further camera, `language` what the text encoder left, or None.
+    `tokens_dtype` is float16, or int8 with scales; `points_kept` is false for a store that keeps no points.
     """
 
     path: str
@@ -116,6 +117,8 @@ class StoreSummary(_Part):
     vision: dict[str, tuple[int, int]] = Field(default_factory=dict)
     views: dict[str, tuple[int, int]] = Field(default_factory=dict)
     language: LanguageFigures | None = None
+    tokens_dtype: str | None = None
+    points_kept: bool = True
     digest: str
 
     def as_json(self) -> dict[str, Any]:
@@ -226,7 +229,8 @@ def _summary(
     for sidecar in sidecars:
         for name, entry in sidecar.arrays.items():
             by_array[name] = by_array.get(name, 0) + entry.bytes
-    points, channels = manifest.sizes["P"], manifest.sizes["C"]
+    kept, channels = manifest.sizes["P"], manifest.sizes["C"]
+    points = kept or int(manifest.recipe.get("points", {}).get("count", 0))
     dense = points * channels * 2
     tokens = np.concatenate(figures.tokens) if figures.tokens else np.zeros(0)
     rejected = tuple(current_rejections(sidecars))
@@ -264,6 +268,8 @@ def _summary(
         vision=dict(sorted(figures.vision.items())),
         views=dict(sorted(figures.views.items())),
         language=language,
+        tokens_dtype=next((np.dtype(s.arrays["tokens/feat"].dtype).name for s in sidecars if s.arrays), None),
+        points_kept=kept > 0,
         digest=content_digest((row.key, row.digest) for row in rows),
     )
 

@@ -28,6 +28,10 @@ def summary_lines(summary: StoreSummary) -> Iterator[str]:
         )
         for name, size in sorted(summary.bytes_per_frame_by_array.items(), key=lambda item: -item[1]):
             yield f"           {name:25} {size:10,.0f}  {size / summary.bytes_per_frame:5.1%}"
+    if summary.tokens_dtype == "int8":
+        yield "features   int8 with a scale for each channel of each frame; batches give float16"
+    if not summary.points_kept:
+        yield "points     none kept (store.points=false): clouds cannot be made from this store"
     for title, spread in (("tokens N'", summary.tokens_per_frame), ("points", summary.points_per_frame)):
         if spread is not None:
             yield f"{title:10} a frame: min {spread.min:g}, median {spread.median:g}, max {spread.max:g}"

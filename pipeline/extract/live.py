@@ -104,7 +104,8 @@ class LiveEncoder:
             lifted = self._mapper.clouds.lift(clip)
             known = lifted.geometry.tokens
             for family, value in zip(CLOUDS, self._mapper.pack(clip, lifted), strict=True):
-                arrays |= {f"{family}/{name}": array for name, array in vars(value).items()}
+                held = {name: array for name, array in vars(value).items() if array is not None}
+                arrays |= {f"{family}/{name}": array for name, array in held.items()}
         for name, tokens in self._mapper.see(clip, self._vision, known).items():
             arrays[VISION + name] = tokens
         if "rgb" in self.columns:

@@ -9,13 +9,14 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from data_specs.arrays import Array
+from data_specs.quantise import quantise
 from data_specs.records import BadClip, Cameras, Cells, Clip, ClipRecord, Points, Tokens
 from pipeline.config import ExtractRecipe
 from pipeline.extract.clouds import CloudEncoder, Lifted, Started
@@ -241,9 +242,13 @@ class Mapper:
     def pack(self, clip: Clip, lifted: Lifted) -> tuple[Tokens, Cells, Points, Cameras]:
         """Clouds as the store keeps them. BadClip where features do not fit into float16."""
         geometry, frames = lifted.geometry, lifted.frames
-        points, depth_range, conf_range = pack_points(clip.rgb, frames, self.recipe.points.count)
+        slots = self.recipe.points.count if self.recipe.store.points else 0
+        points, depth_range, conf_range = pack_points(clip.rgb, frames, slots)
         tokens = pack_tokens(lifted.feats, frames)
         _check_finite(clip.key, "features", tokens.feat)
+        if self.recipe.tokens.dtype == "int8":
+            feat, scale = quantise(tokens.feat, tokens.offset)
+            tokens = replace(tokens, feat=feat, scale=scale)
         camera = Cameras(
             intrinsic=geometry.intrinsic.cpu().numpy().astype(np.float32),
             extrinsic=geometry.extrinsic[:, :3].cpu().numpy().astype(np.float32),

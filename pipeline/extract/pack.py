@@ -89,7 +89,10 @@ def pack_motion(frames: list[FramePoints], xyz_FHW3: Tensor, geometry: Geometry,
 
 
 def pack_points(rgb_FHW3: Array, frames: list[FramePoints], slots: int) -> tuple[Points, Array, Array]:
-    """Quantised points, with the range of depth [F,2] and of confidence [F,2] that the quantisation refers to."""
+    """Quantised points, with the range of depth [F,2] and of confidence [F,2] that the quantisation refers to.
+
+    With no slots the ranges are still those of the frames, and no point is kept.
+    """
     total = len(frames)
     pixel = np.zeros((total, slots), np.uint16)
     rgb = np.zeros((total, slots, 3), np.uint8)
@@ -100,10 +103,11 @@ def pack_points(rgb_FHW3: Array, frames: list[FramePoints], slots: int) -> tuple
     for i, frame in enumerate(frames):
         n = len(frame.pixel)
         at = _numpy(frame.pixel)
-        pixel[i, :n] = at
-        rgb[i, :n] = rgb_FHW3[i].reshape(-1, 3)[at]
-        depth[i, :n], depth_range[i] = _quantise(_numpy(frame.depth), np.uint16)
-        conf[i, :n], conf_range[i] = _quantise(_numpy(frame.conf), np.uint8)
+        steps, depth_range[i] = _quantise(_numpy(frame.depth), np.uint16)
+        sure, conf_range[i] = _quantise(_numpy(frame.conf), np.uint8)
+        if slots:
+            pixel[i, :n], depth[i, :n], conf[i, :n] = at, steps, sure
+            rgb[i, :n] = rgb_FHW3[i].reshape(-1, 3)[at]
     return Points(pixel=pixel, rgb=rgb, depth=depth, conf=conf), depth_range, conf_range
 
 

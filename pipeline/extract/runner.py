@@ -147,7 +147,7 @@ def manifest_of(
 ) -> Manifest:
     """What the store of a request is made from."""
     recipe = request.recipe
-    sizes = {"C": models.channels, "P": recipe.points.count, "W": recipe.frames.size}
+    sizes = {"C": models.channels, "P": recipe.points.count if recipe.store.points else 0, "W": recipe.frames.size}
     if source.spec.state_dim:
         sizes["S"] = source.spec.state_dim
     if source.spec.action_dim:

@@ -94,7 +94,7 @@ def fit_components(records: Sequence[ClipRecord], frames: Sequence[Sequence[int]
     for record, chosen in zip(records, frames, strict=True):
         for i in chosen:
             rows = slice(int(record.tokens.offset[i]), int(record.tokens.offset[i + 1]))
-            feats.append(record.tokens.feat[rows].astype(np.float32))
+            feats.append(record.tokens.features[rows].astype(np.float32))
             weights.append(record.tokens.count[rows].astype(np.float64))
     channels = records[0].tokens.feat.shape[1] if records else 3
     feat_TC = np.concatenate(feats) if feats else np.zeros((0, channels), np.float32)
@@ -168,7 +168,7 @@ def _frame_view(
             "conf": packed(record.points.conf[i, :n][shown]),
             "rgb": packed(record.points.rgb[i, :n][shown]),
             "count": packed(np.bincount(token_n[shown], minlength=tokens).astype(np.uint16)),
-            "pca": packed(components.colours(record.tokens.feat[rows])),
+            "pca": packed(components.colours(record.tokens.features[rows])),
             "intrinsic": _numbers(intrinsic[[0, 1, 0, 1], [0, 1, 2, 2]]),
             "extrinsic": _numbers(camera.extrinsic[i]),
             "range": _numbers(camera.range[i]),
@@ -179,14 +179,15 @@ def _frame_view(
 
 
 def point_count(record: ClipRecord, i: int) -> int:
-    """How many of the slots of frame `i` hold a point; the rest is padding."""
-    return int(record.tokens.count[int(record.tokens.offset[i]) : int(record.tokens.offset[i + 1])].sum())
+    """How many of the slots of frame `i` hold a point; the rest is padding. None do where no points are kept."""
+    counted = int(record.tokens.count[int(record.tokens.offset[i]) : int(record.tokens.offset[i + 1])].sum())
+    return min(counted, int(record.points.pixel.shape[1]))
 
 
 def point_tokens(record: ClipRecord, i: int) -> Array:
     """Row i8 [n] of each point of frame `i` among the frame's features: points are sorted by row."""
     count = record.tokens.count[int(record.tokens.offset[i]) : int(record.tokens.offset[i + 1])]
-    return np.repeat(np.arange(len(count)), count.astype(np.int64))
+    return np.repeat(np.arange(len(count)), count.astype(np.int64))[: point_count(record, i)]
 
 
 def stored_image(record: ClipRecord, i: int) -> bytes:

@@ -319,7 +319,7 @@ def reading(facts: PageFacts) -> str:
         "from pipeline.store import open_store\n\n"
         f"store = open_store({facts.where!r})\n"
         "clip = store[0]                         # key, text, tokens, cells, points, camera, rgb\n"
-        "rows = clip.tokens.feat                 # the distinct features of all its frames, float16\n"
+        "rows = clip.tokens.features             # the distinct features of all its frames, float16\n"
         "first = slice(*clip.tokens.offset[:2])  # those of its first frame"
     )
     return (

@@ -64,7 +64,7 @@ def run_probe(recipe: ExtractRecipe, clip: Clip, *, form: Format, device: str, s
     while passes == 0 or total + total / passes <= seconds:
         spent, record = mapped(part)
         total, passes = total + spent, passes + 1
-    sizes = {"C": models.channels, "P": recipe.points.count, "W": recipe.frames.size}
+    sizes = {"C": models.channels, "P": recipe.points.count if recipe.store.points else 0, "W": recipe.frames.size}
     for name, array in (("S", record.state), ("A", record.action)):
         if array is not None:
             sizes[name] = array.shape[1]

@@ -47,17 +47,19 @@ def typical_bytes(
     recipe: ExtractRecipe, *, tokens: float, channels: int, vision: dict[str, tuple[int, int]], form: Format
 ) -> dict[str, float]:
     """Bytes a frame by array from typical figures: `tokens` N' of `channels`; points by the recipe's count."""
-    pairs = tokens * TOKENS_A_CELL
+    pairs, slots = tokens * TOKENS_A_CELL, recipe.points.count if recipe.store.points else 0
     sizes = {
-        "tokens/feat": tokens * channels * 2,
+        "tokens/feat": tokens * channels * (1 if recipe.tokens.dtype == "int8" else 2),
         "tokens/coord": tokens * 6,
         "tokens/count": tokens * 2,
         "cells": pairs * CELL_BYTES,
-        **{name: size * recipe.points.count / SLOTS for name, size in TYPICAL_POINTS.items()},
+        **{name: size * slots / SLOTS for name, size in TYPICAL_POINTS.items()},
         "camera": CAMERA_BYTES,
         "rgb/data": TYPICAL_IMAGE * (recipe.frames.size / 224) ** 2,
         "offsets and times": 5 * 8,
     }
+    if recipe.tokens.dtype == "int8":
+        sizes["tokens/scale"] = 2 * channels
     sizes |= {VISION + name: 2.0 * count * width for name, (count, width) in vision.items()}
     if form == "webdataset":
         sizes[REST] = 30 * 1024 / (recipe.frames.max or 32)  # some 30 members a clip

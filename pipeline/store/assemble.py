@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from data_specs.arrays import Array
 from data_specs.batches import BATCHES, FrameBatch, batch_dtype
+from data_specs.quantise import float_features
 from data_specs.records import exclusive_sum
 from data_specs.shards import ARRAYS, EXTRA, VIEWS, VISION, offset_name
 from pipeline.config import suggest
@@ -15,15 +17,20 @@ from pipeline.store.columns import view_names
 from pipeline.store.copying import copy_all, join
 from pipeline.store.decode import Unpacking, unpack_all
 from pipeline.store.memory import new_tensor
-from pipeline.store.places import Places
+from pipeline.store.places import Pieces, Places
 
 COLUMNS = (*BATCHES, "state", "action", "is_pad")
 """What a batch can hold, beside `points/NAME`, `camera/NAME`, `extra/NAME`, `vision/NAME` and `views/NAME`."""
 
 _MEMBERS = {
-    family: tuple(name for name in ARRAYS if name.startswith(f"{family}/") and not name.endswith("/offset"))
+    family: tuple(
+        name
+        for name, spec in ARRAYS.items()
+        if name.startswith(f"{family}/") and not name.endswith("/offset") and not spec.optional
+    )
     for family in BATCHES
 }
+_FEAT, _SCALE = "tokens/feat", "tokens/scale"
 _ALONE = (*_MEMBERS["points"], *_MEMBERS["camera"])
 
 
@@ -83,7 +90,7 @@ def _packed(places: Places, names: Sequence[str], pin_memory: bool) -> dict[str,
     tensors: dict[str, Tensor] = {}
     ends: dict[str, Array] = {}
     stored = [name for name in names if name not in _MEMBERS["points"]]
-    copies = []
+    copies: list[tuple[Pieces, Array]] = []
     for name, pieces in zip(stored, places.pieces(stored), strict=True):
         rows = len(places)
         if (offset := offset_name(name)) is not None:
@@ -92,6 +99,7 @@ def _packed(places: Places, names: Sequence[str], pin_memory: bool) -> dict[str,
                 ends[offset] = exclusive_sum(pieces.lengths)
                 tensors[offset] = torch.from_numpy(ends[offset])
             rows = int(ends[offset][-1])
+<<<<<<< HEAD
         shape = (rows, *pieces.kind.shape)
         joined = None if pin_memory else join(pieces, shape)
         if joined is None:
@@ -99,12 +107,32 @@ def _packed(places: Places, names: Sequence[str], pin_memory: bool) -> dict[str,
             copies.append((pieces, array))
         else:
             tensors[name] = torch.from_numpy(joined)
+=======
+        tensors[name], array = new_tensor((rows, *pieces.kind.shape), pieces.kind.dtype, pin=pin_memory)
+        copies.append((pieces, array))
+    scales = _scales(places, tensors.get(_FEAT), pin_memory, copies)
+>>>>>>> f60f2fe (Let a recipe keep features as int8 with scales by frame and channel, and leave points out; readers give float16 back)
     copy_all(copies)
+    if scales is not None:
+        room, _ = new_tensor(tuple(tensors[_FEAT].shape), np.dtype(np.float16), pin=pin_memory)
+        tensors[_FEAT] = float_features(tensors[_FEAT], scales, tensors["tokens/offset"], room)
     tasks: list[Unpacking] = []
     for name in names:
         if name in _MEMBERS["points"]:
             shape = (len(places), *places.row_shape(name))
+            if 0 in shape:
+                raise ValueError(f"the store keeps no points (store.points=false), and so has no {name!r}")
             tensors[name], array = new_tensor(shape, batch_dtype(name), pin=pin_memory)
             tasks += places.unpackings(name, array)
     unpack_all(tasks)
     return tensors
+
+
+def _scales(places: Places, feat: Tensor | None, pin_memory: bool, copies: list[tuple[Pieces, Array]]) -> Tensor | None:
+    """Room for the scales [B,C] of features that are int8, to be copied with the rest; None for others."""
+    if feat is None or feat.dtype != torch.int8:
+        return None
+    pieces = places.pieces([_SCALE])[0]
+    scales, array = new_tensor((len(places), *pieces.kind.shape), pieces.kind.dtype, pin=pin_memory)
+    copies.append((pieces, array))
+    return scales

@@ -42,7 +42,11 @@ def record_from_arrays(key: str, split: str, text: str, arrays: Mapping[str, Arr
     for family, build in _FAMILIES.items():
         prefix = f"{family}/"
         values[family] = build(
-            **{name.removeprefix(prefix): arrays[name] for name in ARRAYS if name.startswith(prefix)}
+            **{
+                name.removeprefix(prefix): arrays.get(name) if spec.optional else arrays[name]
+                for name, spec in ARRAYS.items()
+                if name.startswith(prefix)
+            }
         )
     for name, spec in ARRAYS.items():
         if "/" not in name:

@@ -232,7 +232,8 @@ class Store(Dataset[ClipRecord]):
         """The columns that `batch` can give of this store."""
         if len(self) == 0:
             return ()
-        return columns_of(self.locate(0)[0].arrays)
+        found = columns_of(self.locate(0)[0].arrays)
+        return found if self.manifest.sizes["P"] else tuple(name for name in found if name != "points")
 
     def _inside(self, frames: Indices) -> Array:
         flat = _as_indices(frames)

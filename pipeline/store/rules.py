@@ -33,6 +33,12 @@ def record_problems(record: ClipRecord, sizes: Mapping[str, int]) -> Iterator[tu
     for misfit in _misfits(arrays, dict(sizes), len(record)):
         broken = True
         yield misfit
+    tokens = record.tokens
+    if (tokens.feat.dtype == np.int8) != (tokens.scale is not None):
+        yield "tokens/scale", f"features are {tokens.feat.dtype}: only int8 has scales, and always"
+        broken = True
+    elif tokens.scale is not None and bool((tokens.scale < 0).any()):
+        yield "tokens/scale", "a negative scale"
     if broken:
         return
     cut = {offset: len(array) for name, array in arrays.items() if (offset := offset_name(name)) is not None}
@@ -103,11 +109,19 @@ def _one_frame(record: ClipRecord, i: int, width: int) -> Iterator[tuple[str, st
     if count.min() < 1:
         yield "tokens/count", "a token without points"
         return
+    if record.rgb.offset[i] == record.rgb.offset[i + 1]:
+        yield "rgb/offset", "no image"
+    for name, low_high in (("range", record.camera.range[i]), ("conf_range", record.camera.conf_range[i])):
+        if low_high[0] > low_high[1]:
+            yield f"camera/{name}", f"least {low_high[0]} is above greatest {low_high[1]}"
+    if record.camera.normalisation[i, 3] <= 0:
+        yield "camera/normalisation", f"scale {record.camera.normalisation[i, 3]} is not positive"
+    if slots == 0:
+        yield from _cells_without_points(record, i, count)
+        return
     if kept > slots:
         yield "tokens/count", f"counts sum to {kept} points, there are {slots} slots"
         return
-    if record.rgb.offset[i] == record.rgb.offset[i + 1]:
-        yield "rgb/offset", "no image"
     for name in ("pixel", "rgb", "depth", "conf"):
         if getattr(record.points, name)[i, kept:].any():
             yield f"points/{name}", f"slots past the frame's {kept} points are not zero"
@@ -118,12 +132,23 @@ def _one_frame(record: ClipRecord, i: int, width: int) -> Iterator[tuple[str, st
         return
     if bool(np.any(np.diff(token * (width * width) + pixel) <= 0)):
         yield "points/pixel", "points are not sorted by (token, pixel), each pixel once"
-    for name, low_high in (("range", record.camera.range[i]), ("conf_range", record.camera.conf_range[i])):
-        if low_high[0] > low_high[1]:
-            yield f"camera/{name}", f"least {low_high[0]} is above greatest {low_high[1]}"
-    if record.camera.normalisation[i, 3] <= 0:
-        yield "camera/normalisation", f"scale {record.camera.normalisation[i, 3]} is not positive"
     yield from _cell_problems(record, i, pixel, token, len(count), width)
+
+
+def _cells_without_points(record: ClipRecord, i: int, count: Array) -> Iterator[tuple[str, str]]:
+    """What holds where a store keeps no points: cells in order, and each token's points are those of its cells."""
+    rows = slice(int(record.cells.offset[i]), int(record.cells.offset[i + 1]))
+    cell, token = record.cells.cell[rows].astype(np.int64), record.cells.token[rows].astype(np.int64)
+    if len(cell) == 0:
+        yield "cells/offset", "no cells"
+    elif cell.max() >= GRID * GRID:
+        yield "cells/cell", f"cell {cell.max()} is outside of {GRID}x{GRID}"
+    elif token.max() >= len(count):
+        yield "cells/token", f"token {token.max()} is outside of the frame's {len(count)}"
+    elif bool(np.any(np.diff(cell * len(count) + token) <= 0)):
+        yield "cells/cell", "triplets are not sorted by (cell, token), each pair once"
+    elif not np.array_equal(np.bincount(token, record.cells.count[rows], len(count)).astype(np.int64), count):
+        yield "cells/count", "counts disagree with those of the tokens"
 
 
 def _cell_problems(

@@ -179,7 +179,7 @@ class TarShard(FileShard):
             except ValueError as error:
                 raise self._damaged(name, clip, f"its .npy header is damaged ({error})") from error
             spec = array_spec(name)
-            if spec is not None and dtype != np.dtype(spec.dtype):
+            if spec is not None and not spec.takes(dtype):
                 raise self._damaged(name, clip, f"has dtype {dtype}, expected {np.dtype(spec.dtype)}")
             expected = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
             if not shape or size - head != expected:

@@ -43,7 +43,7 @@ def write_zarr(path: Path, records: Sequence[ClipRecord]) -> dict[str, int]:
     for name, column in columns.items():
         _add(group, name, column)
     data = {name: bytes(buffer.to_bytes()) for name, buffer in entries.items()}
-    for name in CODECS:
+    for name in (name for name in CODECS if columns[name].size):
         data[f"{name}/zarr.json"] = _with_filters(data[f"{name}/zarr.json"], name, columns[name])
     # metadata first: a remote reader gets all of it by one request
     order = sorted(data, key=lambda name: (not name.endswith("zarr.json"), name))
@@ -73,7 +73,7 @@ def _add(group: "zarr.Group", name: str, column: Array) -> None:
     *folders, _ = name.split("/")
     for depth in range(len(folders)):
         group.require_group("/".join(folders[: depth + 1]))
-    if name.startswith("points/"):
+    if name in CODECS and column.size:
         filtered, width = CODECS[name].filtered(column), column.dtype.itemsize
         codec = BloscCodec(cname="zstd", clevel=LEVEL, shuffle="shuffle" if width > 1 else "noshuffle", typesize=width)
         group.create_array(
