@@ -59,6 +59,21 @@ def bench_index(
     _finish_bench(table.lines(), table.as_json(), json_file)
 
 
+@bench.command("size", epilog="Example:  cla bench size --store stores/table --run runs/laq --json-file size.json")
+def bench_size(
+    store: Annotated[str | None, typer.Option(help="A store; generated films in three sizes without it.")] = None,
+    run: Annotated[Path | None, typer.Option(help="A run of `cla train laq` for --store.")] = None,
+    clips: Annotated[int, typer.Option(min=1, help="Generated films.")] = 1,
+    frames: Annotated[int, typer.Option(min=2, help="Frames of each.")] = 6,
+    json_file: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
+) -> None:
+    """Bytes a frame by array beside a dense layout, raw and by zstd; what int8, no points and fewer frames lose."""
+    from pipeline.bench.size import bench_size as measure
+
+    table = measure(store=store, run=run, clips=clips, frames=frames)
+    _finish_bench(table.lines(), table.as_json(), json_file)
+
+
 @bench.command("points", epilog="Example:  cla bench points --root data/ssv2 --recipe tiny")
 def bench_points(
     dataset: Annotated[str, typer.Option(help="Which dataset's clips.")] = "tabletop",

@@ -99,7 +99,6 @@ def _packed(places: Places, names: Sequence[str], pin_memory: bool) -> dict[str,
                 ends[offset] = exclusive_sum(pieces.lengths)
                 tensors[offset] = torch.from_numpy(ends[offset])
             rows = int(ends[offset][-1])
-<<<<<<< HEAD
         shape = (rows, *pieces.kind.shape)
         joined = None if pin_memory else join(pieces, shape)
         if joined is None:
@@ -107,11 +106,7 @@ def _packed(places: Places, names: Sequence[str], pin_memory: bool) -> dict[str,
             copies.append((pieces, array))
         else:
             tensors[name] = torch.from_numpy(joined)
-=======
-        tensors[name], array = new_tensor((rows, *pieces.kind.shape), pieces.kind.dtype, pin=pin_memory)
-        copies.append((pieces, array))
     scales = _scales(places, tensors.get(_FEAT), pin_memory, copies)
->>>>>>> f60f2fe (Let a recipe keep features as int8 with scales by frame and channel, and leave points out; readers give float16 back)
     copy_all(copies)
     if scales is not None:
         room, _ = new_tensor(tuple(tensors[_FEAT].shape), np.dtype(np.float16), pin=pin_memory)

@@ -28,6 +28,7 @@ COMMANDS = [
     ["bench", "extract"],
     ["bench", "store"],
     ["bench", "points"],
+    ["bench", "size"],
     ["label"],
     ["merge"],
     ["eval", "probe"],
