@@ -92,7 +92,8 @@ def test_a_missing_file_says_that_the_run_has_not_ended(tmp_path: Path) -> None:
     layout = text_store(tmp_path / "s", written=False)
     with pytest.raises(StoreError, match="--resume"):
         open_store(layout.url).language()
-    assert [(d.shard, d.problem) for d in verify(layout)] == [(LANGUAGE, "is missing; --resume or `cla merge` writes it")]
+    missing = "is missing; --resume or `cla merge` writes it"
+    assert [(d.shard, d.problem) for d in verify(layout)] == [(LANGUAGE, missing)]
 
 
 @pytest.mark.parametrize("seed", range(40))
