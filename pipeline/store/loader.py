@@ -110,15 +110,19 @@ class Store(Dataset[ClipRecord]):
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the content of the whole store, by clip and frame; of the clips that are not left out."""
-        table = self._whole(self.layout.index(("key", "shard", "digest")))
+        table = self._listing(("key", "shard", "digest"))
         return content_digest(zip(table["key"].to_pylist(), table["digest"].to_pylist(), strict=True))
 
     def _index(self, columns: tuple[str, ...] | None) -> Any:
+        table = self._listing(columns)
+        return table if self.split is None else table.filter(pc.equal(table["split"], self.split))
+
+    def _listing(self, columns: tuple[str, ...] | None) -> Any:
+        """Columns of the index, all splits. StoreError when it is not the one that the store was opened with."""
         table = self.layout.index(columns)
         if len(table) != self._listed:
             raise StoreError(f"The store at {self.layout.url} has changed since it was opened: open it again.")
-        table = self._whole(table)
-        return table if self.split is None else table.filter(pc.equal(table["split"], self.split))
+        return self._whole(table)
 
     def _whole(self, table: Any) -> Any:
         """Without the clips of the shards that are left out."""

@@ -105,7 +105,9 @@ class ShardCache:
 
     def used(self) -> int:
         """Bytes that the folder holds or has set aside."""
-        return sum(_size(path) for path in self._files())
+        with self._locked_folder():  # or room made and taken while the folder is listed would both count
+            files = {path.name.removesuffix(_PART): path for path in self._files()}
+        return sum(_size(path) for path in files.values())
 
     def close(self) -> None:
         """Fetch nothing more; wait for what is under way."""

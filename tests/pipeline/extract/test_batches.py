@@ -86,7 +86,9 @@ def test_the_same_batch_gives_the_same_bytes(models: FrozenModels) -> None:
     for a, b in zip(one, other, strict=True):
         for part in ("tokens", "cells", "points", "camera", "rgb"):
             for name, values in vars(getattr(a, part)).items():
-                assert values.tobytes() == getattr(getattr(b, part), name).tobytes(), (part, name)
+                same = getattr(getattr(b, part), name)  # scales of int8 features: None for float16 ones
+                assert (values is None) == (same is None), (part, name)
+                assert values is None or values.tobytes() == same.tobytes(), (part, name)
 
 
 def test_a_bad_clip_is_named_and_touches_no_other(models: FrozenModels) -> None:

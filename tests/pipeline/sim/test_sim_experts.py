@@ -49,10 +49,10 @@ def test_jitter_vanishes_where_the_expert_stays_and_bursts_do_not() -> None:
     assert 0.7 < quiet.mean() < 0.95
     assert not noise[:, [3, 4, 6]].any()
     reach = np.linalg.norm(noise[~quiet, :3], axis=1)
-    assert (reach.min(), reach.max()) == pytest.approx((0.1, 0.4), abs=0.01)
+    assert (reach.min(), reach.max()) == pytest.approx((0.1, 0.5), abs=0.01)
     runs = np.diff(np.flatnonzero(np.diff(quiet.astype(int))))[::2]
     assert runs.min() == 2
-    assert np.median(runs) in (3, 4)
+    assert np.median(runs) in (4, 5)
     # the same way for a whole burst, and less often up and down
     pairs = np.flatnonzero(~quiet[1:] & ~quiet[:-1])
     way = noise[:, :3] / np.linalg.norm(noise[:, :3], axis=1, keepdims=True).clip(1e-9)
@@ -65,8 +65,8 @@ def test_jitter_is_in_proportion_to_what_is_commanded_and_all_of_it_to_the_scale
     noise = _noise([0.3, 0, 0, 0, 0, 0.2, -1], 0.5)
     middle = np.quantile(noise, [0.25, 0.75], axis=0)[1]
     assert middle[:3] == pytest.approx(0.5 * 0.25 * 0.3 * 0.674 * np.ones(3), rel=0.35)
-    assert middle[5] == pytest.approx(0.5 * 0.25 * 0.2 * 0.674, rel=0.35)
-    assert np.abs(noise[:, :3]).max() < 0.5 * (0.4 + 5 * 0.25 * 0.3)
+    assert middle[5] == pytest.approx(0.5 * 0.25 * 0.2 * 0.674, rel=0.5)  # bursts turn it, too
+    assert np.abs(noise[:, :3]).max() < 0.5 * (0.5 + 5 * 0.25 * 0.3)
     assert np.array_equal(_noise([0.3, 0, 0, 0, 0, 0.2, -1], 0.0), np.zeros((4000, 7)))
 
 

@@ -95,7 +95,7 @@ def test_closed_shards_are_opened_again(store: Store, monkeypatch: pytest.Monkey
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads Linux's list of mappings")
 def test_shards_keep_no_file_open_and_are_unmapped_in_the_end(store: Store) -> None:
     def mapped() -> int:
-        return sum(store.layout.url in line for line in Path("/proc/self/maps").read_text().splitlines())
+        return sum(f"{store.layout.url}/shards" in line for line in Path("/proc/self/maps").read_text().splitlines())
 
     before = len(list(Path("/proc/self/fd").iterdir()))
     store.batch(range(store.num_frames), ("tokens",))
