@@ -35,7 +35,7 @@ test: lint ## ruff, mypy and pytest, in under ten minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not slow and not faults'
 
 test-slow: install ## the checks that take minutes each
-	$(BIN)/pytest -m slow --timeout 900
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow --timeout 900
 
 faults: install ## kill, starve and fool extraction, over a hundred seeded cases
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m faults tests/faults

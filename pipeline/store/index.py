@@ -71,7 +71,8 @@ def read_index(data: bytes | memoryview, columns: Sequence[str] | None = None) -
         schema = file.schema_arrow
         if not schema.equals(INDEX_SCHEMA) or b"cla_shards" not in (schema.metadata or {}):
             raise StoreError("index.parquet has other columns than this version writes")
-        return file.read(columns=None if columns is None else list(columns))
+        # no threads of Arrow's: with them every second short process aborted at its end (pyarrow 26.0.1)
+        return file.read(columns=None if columns is None else list(columns), use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise StoreError(f"index.parquet cannot be read ({error})") from error
 
