@@ -106,8 +106,7 @@ class ShardCache:
     def used(self) -> int:
         """Bytes that the folder holds or has set aside."""
         with self._locked_folder():  # or room made and taken while the folder is listed would both count
-            files = {path.name.removesuffix(_PART): path for path in self._files()}
-        return sum(_size(path) for path in files.values())
+            return sum(_size(path) for path in self._files())
 
     def close(self) -> None:
         """Fetch nothing more; wait for what is under way."""
@@ -154,7 +153,8 @@ class ShardCache:
                 if held is not None:
                     self._download(layout, shard, entry, part)
                     os.fsync(held)
-                    part.replace(path)
+                    with self._locked_folder():  # or who counts at this moment finds neither the one nor the other
+                        part.replace(path)
             if held is None:
                 if time.monotonic() > until:
                     raise StoreError(
