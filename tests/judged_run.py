@@ -9,7 +9,6 @@ from motion_arrays import with_motion
 from data_specs.examples import example_record
 from data_specs.records import ClipRecord
 from data_specs.shards import DatasetRecord, Manifest, ModelRecord
-from pipeline.config import CodebookSection, PairsSection, SplitSection, TrainSection
 from pipeline.store import open_store
 from pipeline.store.layout import StoreLayout
 from pipeline.store.writer import ShardWriter
@@ -17,6 +16,7 @@ from pipeline.train.laq import LaqTask
 from pipeline.train.laq_recipe import LaqRecipe
 from pipeline.train.launch import TrainRequest, train
 from pipeline.train.progress import SilentReporter
+from pipeline.train_config import CodebookSection, PairsSection, SplitSection, TrainSection
 from stages.laq import LAQConfig
 
 CHANNELS, CLIPS, FRAMES, STEP, DIMS = 8, 12, 6, 0.25, 3

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from data_specs.batches import Batch
-from pipeline.config import TrainRecipe, TrainSection
 from pipeline.train.launch import Mode, TrainRequest, train
 from pipeline.train.loop import TrainSummary
 from pipeline.train.progress import Reporter, SilentReporter
 from pipeline.train.task import BatchPlan, Step, Task
+from pipeline.train_config import TrainRecipe, TrainSection
 from stages.draw import mix_seed
 
 ROOT = Path(__file__).parents[1]

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.config import ExtractRecipe, TrainSection, override
+from pipeline.config import ExtractRecipe, override
 from pipeline.extract.progress import Reporter, Tally
 from pipeline.extract.runner import ExtractRequest, run_extract
 from pipeline.recipes import extract_recipe, vla_recipe
@@ -11,6 +11,7 @@ from pipeline.train.launch import TrainRequest
 from pipeline.train.policy_recipe import ActRecipe, PolicyRecipe, VlaRecipe
 from pipeline.train.progress import SilentReporter
 from pipeline.train.vla_command import VlaSources, run_vla
+from pipeline.train_config import TrainSection
 from stages.language import LanguageConfig
 from stages.vision import ConcertoConfig
 

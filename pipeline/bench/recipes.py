@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import TypeVar
 
-from pipeline.config import ExtractRecipe, TrainRecipe, override
+from pipeline.config import ExtractRecipe, override
+from pipeline.train_config import TrainRecipe
 
 RecipeT = TypeVar("RecipeT", bound=TrainRecipe)
 

@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.groups import TOO_MANY_BAD, Device, Json, app, print_json, print_lines, run_mode
+from pipeline.cli.groups import (
+    TOO_MANY_BAD,
+    Device,
+    Json,
+    app,
+    check_format,
+    print_json,
+    print_lines,
+    run_mode,
+    split_assignments,
+)
 from pipeline.config import RequestError, override
 from pipeline.recipes import EXTRACT, extract_recipe
 
@@ -42,16 +52,14 @@ def extract(
 
     Overrides are dotted recipe keys (--print-config shows all), or dataset.OPTION=VALUE for the dataset.
     """
-    assignments = overrides or []
-    options = dict(a.removeprefix("dataset.").split("=", 1) for a in assignments if _is_dataset_option(a))
-    chosen = override(extract_recipe(recipe), [a for a in assignments if not _is_dataset_option(a)])
+    options, keys = split_assignments(overrides or [])
+    chosen = override(extract_recipe(recipe), keys)
     if print_config:
         print_json(chosen.model_dump(mode="json"))
         return
     if not out:
         raise RequestError("Missing --out: where the store is to be, a new folder or fsspec URL.")
-    if store_format not in ("zarr", "webdataset"):
-        raise RequestError(f"--format {store_format} is unknown: expected zarr or webdataset.")
+    form = check_format(store_format)
     if engine not in ("local", "ray"):
         raise RequestError(f"--engine {engine} is unknown: expected local or ray.")
     if engine == "local" and (ray_address or actors):
@@ -71,7 +79,7 @@ def extract(
         options=options,
         limit=limit,
         out=out,
-        format="zarr" if store_format == "zarr" else "webdataset",
+        format=form,
         recipe=chosen,
         workers=workers,
         device=device,
@@ -90,7 +98,3 @@ def extract(
         print_lines(summary.lines())
     if summary.too_many_bad:
         raise typer.Exit(TOO_MANY_BAD)
-
-
-def _is_dataset_option(assignment: str) -> bool:
-    return assignment.startswith("dataset.") and "=" in assignment

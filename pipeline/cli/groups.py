@@ -5,15 +5,16 @@ Exit codes: 0 done; 1 failed; 2 the request was wrong; 3 finished, but too many 
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 import typer.core
 
-from pipeline.config import FailedError, RequestError
+from data_specs.shards import Format
+from pipeline.config import FailedError, RequestError, suggest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from contextlib import AbstractContextManager
 
 FAILED, WRONG_REQUEST, TOO_MANY_BAD, INTERRUPTED = 1, 2, 3, 130
@@ -121,3 +122,18 @@ def run_mode(resume: bool, overwrite: bool) -> Any:
     if resume and overwrite:
         raise RequestError("--resume keeps what is there and --overwrite removes it: give one of them.")
     return "resume" if resume else "overwrite" if overwrite else "new"
+
+
+def split_assignments(assignments: "Sequence[str]") -> tuple[dict[str, str], list[str]]:
+    """Overrides as the options of a dataset (`dataset.OPTION=VALUE`) and the keys of a recipe (all others)."""
+    options = [a for a in assignments if a.startswith("dataset.") and "=" in a]
+    keys = [a for a in assignments if a not in options]
+    return dict(a.removeprefix("dataset.").split("=", 1) for a in options), keys
+
+
+def check_format(name: str) -> Format:
+    """A store's format; RequestError when there is none of that name."""
+    choices = get_args(Format)
+    if name not in choices:
+        raise RequestError(f"--format {name} is unknown: expected {' or '.join(choices)}.{suggest(name, choices)}")
+    return cast(Format, name)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.groups import Device, Json, app, print_json, print_lines
+from pipeline.cli.groups import Device, Json, app, check_format, print_json, print_lines, split_assignments
 from pipeline.config import RequestError, override
 from pipeline.recipes import EXTRACT, extract_recipe
 
@@ -36,9 +36,7 @@ def plan(
     """
     from pipeline.plan.report import PlanRequest, make_plan
 
-    assignments = list(overrides or [])
-    options = dict(a.removeprefix("dataset.").split("=", 1) for a in assignments if _is_dataset_option(a))
-    keys = [a for a in assignments if not _is_dataset_option(a)]
+    options, keys = split_assignments(overrides or [])
     if frames_per_clip is not None and fps is not None:
         raise RequestError("--frames-per-clip and --fps both say which frames are taken: give one of them.")
     if frames_per_clip is not None:
@@ -47,8 +45,6 @@ def plan(
             keys.append("frames.min=1")
     if fps is not None:
         keys += [f"frames.fps={fps}", "frames.max=0"]
-    if store_format not in ("zarr", "webdataset"):
-        raise RequestError(f"--format {store_format} is unknown: expected zarr or webdataset.")
     found = make_plan(
         PlanRequest(
             dataset=dataset,
@@ -57,7 +53,7 @@ def plan(
             options=options,
             limit=limit,
             recipe=override(extract_recipe(recipe), keys),
-            form="zarr" if store_format == "zarr" else "webdataset",
+            form=check_format(store_format),
             device=device,
             deadline=deadline,
             frames_per_s=frames_per_second,
@@ -70,7 +66,3 @@ def plan(
         print_json(found.as_json())
     else:
         print_lines(found.lines())
-
-
-def _is_dataset_option(assignment: str) -> bool:
-    return assignment.startswith("dataset.") and "=" in assignment

@@ -16,13 +16,14 @@ import torch
 from data_specs.arrays import Array
 from data_specs.batches import PairBatch
 from data_specs.shards import Manifest, ModelRecord
-from pipeline.config import FailedError, RequestError, SplitSection
+from pipeline.config import FailedError, RequestError
 from pipeline.store import StoreRequestError, open_store
 from pipeline.store.identity import differing_model
 from pipeline.store.pixels import pairs_with_pixels
 from pipeline.train.checkpoint import SPLIT, Which
 from pipeline.train.run import Run
 from pipeline.train.split import split_clips
+from pipeline.train_config import SplitSection
 from stages.laq import LatentActionModel
 
 if TYPE_CHECKING:

@@ -3,13 +3,13 @@
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from pipeline.config import DataSection
 from pipeline.store.errors import ShardError, StoreError
 from pipeline.store.index import index_shards, read_index
 from pipeline.store.layout import INDEX, MANIFEST, REJECTED, SHARDS, SUMS, StoreLayout, sidecar_name
 from pipeline.store.loader import Store
 from pipeline.store.sums import sum_problems
 from pipeline.store.verify import file_problems
+from pipeline.train_config import DataSection
 
 _SHOWN = 3
 

@@ -16,12 +16,13 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from data_specs.actions import ACTION_NAME
 from data_specs.arrays import Array
 from data_specs.batches import PairBatch
-from pipeline.config import FailedError, PairsSection, TrainSection
+from pipeline.config import FailedError
 from pipeline.store.handover import forget_ended, hand_over
 from pipeline.store.loader import Store
 from pipeline.store.pixels import pairs_with_pixels
 from pipeline.train.signals import ignore_stop_signals
 from pipeline.train.task import BatchPlan
+from pipeline.train_config import PairsSection, TrainSection
 from stages.draw import mix_seed
 
 BatchT = TypeVar("BatchT")

@@ -12,7 +12,7 @@ from data_specs.actions import ACTION_COLUMN, ACTION_NAME
 from data_specs.arrays import Array
 from data_specs.batches import PairBatch
 from data_specs.motion import STATISTICS_COLUMN, STATISTICS_NAME
-from pipeline.config import RequestError, TrainRecipe
+from pipeline.config import RequestError
 from pipeline.store.loader import Store
 from pipeline.store.motion import motion_weights
 from pipeline.store.pairs import PairIndex
@@ -20,6 +20,7 @@ from pipeline.train.data import PairReader, PairStream, StreamSampler, load_ahea
 from pipeline.train.laq_recipe import LaqRecipe
 from pipeline.train.split import labelled_clips, split_clips
 from pipeline.train.task import BatchPlan, Step, Task
+from pipeline.train_config import TrainRecipe
 from stages.draw import mix_seed
 from stages.laq import LatentActionModel, known_motion
 from stages.nsvq import perplexity

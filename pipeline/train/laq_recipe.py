@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from pipeline.config import (
+from pipeline.train_config import (
     CodebookSection,
     DataSection,
     LabelsSection,

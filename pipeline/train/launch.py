@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from pipeline.config import FREE_ON_RESUME, FailedError, RequestError, leaf_values
+from pipeline.config import FailedError, RequestError, leaf_values
 from pipeline.devices import choose_device
 from pipeline.train.checkpoint import RunFolder, RunRecord
 from pipeline.train.loop import Trainer, TrainSummary
@@ -17,6 +17,7 @@ from pipeline.train.processes import Processes
 from pipeline.train.progress import Reporter, SilentReporter
 from pipeline.train.signals import StopSignal
 from pipeline.train.task import Task
+from pipeline.train_config import FREE_ON_RESUME
 
 Mode = Literal["new", "resume", "overwrite"]
 _PACKAGES = ("concerto-laq", "torch", "accelerate", "numpy", "safetensors")

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from data_specs.actions import CHUNK_COLUMN, CHUNK_NAME, CHUNK_PAD_COLUMN, CHUNK_PAD_NAME
 from data_specs.arrays import Array
 from data_specs.batches import PolicyBatch
-from pipeline.config import RequestError, SplitSection
+from pipeline.config import RequestError
 from pipeline.store.pixels import decode_images
 from pipeline.store.statistics import robot_summary
 from pipeline.train.data import Stream, StreamSampler, load_ahead, spread
@@ -25,6 +25,7 @@ from pipeline.train.policy_sections import DemonstrationsSection, MomentsSection
 from pipeline.train.policy_stores import LANGUAGE_COLUMN, PolicyStores, lacking_columns, task_groups
 from pipeline.train.split import Split, labelled_clips, split_clips
 from pipeline.train.task import BatchPlan
+from pipeline.train_config import SplitSection
 
 _SHOWN = 3
 _FIRST_BATCH = 32

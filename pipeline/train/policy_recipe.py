@@ -10,7 +10,7 @@ from torch import Tensor
 
 from data_specs.batches import PolicyBatch
 from data_specs.pointing import POINTING_COLUMN, POINTING_NAME, SLOTS
-from pipeline.config import RequestError, SplitSection, TrainRecipe
+from pipeline.config import RequestError
 from pipeline.train.policy_sections import (
     AugmentSection,
     BackboneSection,
@@ -19,6 +19,7 @@ from pipeline.train.policy_sections import (
     MomentsSection,
 )
 from pipeline.train.policy_stores import PolicySizes
+from pipeline.train_config import SplitSection, TrainRecipe
 from stages.act import ACTConfig, ACTPolicy
 from stages.draw import Draw
 from stages.normalise import ActionStateNormaliser

@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.config import Config, DataSection
+from pipeline.config import Config
+from pipeline.train_config import DataSection
 
 
 class MomentsSection(DataSection):

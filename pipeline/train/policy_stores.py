@@ -19,7 +19,7 @@ from data_specs.arrays import Array
 from data_specs.batches import FrameBatch, LanguageBatch
 from data_specs.pointing import POINTING_COLUMN
 from data_specs.shards import EXTRA, VIEWS, VISION
-from pipeline.config import DataSection, RequestError
+from pipeline.config import RequestError
 from pipeline.store import StoreError, StoreRequestError, open_store
 from pipeline.store.assemble import assemble
 from pipeline.store.damaged import open_checked
@@ -27,6 +27,7 @@ from pipeline.store.identity import differing_model
 from pipeline.store.language import LanguageTable
 from pipeline.store.loader import Store
 from pipeline.store.places import JoinedPlaces
+from pipeline.train_config import DataSection
 
 LANGUAGE_COLUMN = "language"
 """What a policy calls the instructions among its columns; they are a file of the store, not an array of its shards."""

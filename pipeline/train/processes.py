@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from pipeline.config import TrainSection
+from pipeline.train_config import TrainSection
 
 ValueT = TypeVar("ValueT")
 

@@ -10,8 +10,9 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from pipeline.config import FailedError, RequestError, TrainRecipe, leaf_values
+from pipeline.config import FailedError, RequestError, leaf_values
 from pipeline.train.checkpoint import RUN, RunFolder, RunRecord, Which, load_weights, read_record
+from pipeline.train_config import TrainRecipe
 
 
 @dataclass(frozen=True)

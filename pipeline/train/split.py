@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from data_specs.arrays import Array
-from pipeline.config import RequestError, SplitSection
+from pipeline.config import RequestError
+from pipeline.train_config import SplitSection
 
 _TRAIN, _VALIDATION, _NEVER = ("train",), ("val", "validation"), ("test",)
 

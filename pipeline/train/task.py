@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import TrainRecipe
+from pipeline.train_config import TrainRecipe
 from stages.draw import Draw
 
 

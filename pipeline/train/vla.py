@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from data_specs.batches import PolicyBatch
-from pipeline.config import TrainRecipe
 from pipeline.train.augment import augmented
 from pipeline.train.first_weights import BackboneWeights, TrunkOfRun
 from pipeline.train.policy_recipe import PolicyRecipe, read_recipe
 from pipeline.train.task import BatchPlan, Step, Task
+from pipeline.train_config import TrainRecipe
 from stages.draw import Draw, mix_seed
 from stages.normalise import fixed_statistics
 

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from pipeline.config import TrainSection
 from pipeline.train.policy_recipe import ActRecipe, PolicyRecipe, VlaRecipe
 from pipeline.train.policy_sections import AugmentSection, BackboneSection, EncodersSection, MomentsSection
+from pipeline.train_config import TrainSection
 from stages.act import ACTConfig
 from stages.heads.act import ACTHeadConfig
 from stages.heads.chunk import ChunkConfig

@@ -9,7 +9,7 @@ import numpy as np
 from data_specs.actions import CHUNK_PAD_COLUMN
 from data_specs.arrays import Array
 from data_specs.batches import PolicyBatch
-from pipeline.config import RequestError, SplitSection
+from pipeline.config import RequestError
 from pipeline.evaluate.encoding import training_keys
 from pipeline.evaluate.policy.loading import LoadedPolicy
 from pipeline.evaluate.policy.openloop import OpenLoop, dimension_names, measure
@@ -18,6 +18,7 @@ from pipeline.train.data import spread
 from pipeline.train.policy_data import PolicyReader
 from pipeline.train.policy_stores import PolicyStores, lacking_columns
 from pipeline.train.split import split_clips
+from pipeline.train_config import SplitSection
 
 MOST = 2000
 """Moments that an error is measured at, unless told otherwise."""

@@ -8,7 +8,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.config import TrainRecipe, TrainSection
 from pipeline.train.checkpoint import RunFolder, load_weights
 from pipeline.train.data import load_ahead
 from pipeline.train.frozen.clouds import CloudPairs, CloudsSection, PairBatch
@@ -16,6 +15,7 @@ from pipeline.train.frozen.distil import Pretraining, total
 from pipeline.train.frozen.filming import film
 from pipeline.train.frozen.shipping import write_weights
 from pipeline.train.task import BatchPlan, Step, Task
+from pipeline.train_config import TrainRecipe, TrainSection
 from stages.concerto import TINY
 
 _VALIDATION_EVERY = 10

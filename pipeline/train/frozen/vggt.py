@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pipeline.config import Config, TrainRecipe, TrainSection
+from pipeline.config import Config
 from pipeline.train.checkpoint import RunFolder, load_weights
 from pipeline.train.data import load_ahead
 from pipeline.train.frozen.filming import SIDE, WAYS, Film, Way, film, way_of
@@ -23,6 +23,7 @@ from pipeline.train.frozen.geometry_loss import camera_loss, depth_loss
 from pipeline.train.frozen.shipping import write_weights
 from pipeline.train.frozen.windows import Windows, shrink, stack, window
 from pipeline.train.task import BatchPlan, Step, Task
+from pipeline.train_config import TrainRecipe, TrainSection
 from stages.vggt import VGGT, VGGT_TINY, VGGTConfig, init_random
 
 GROUP = 8

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from store_factory import small_records, small_store
 
-from pipeline.config import DataSection
 from pipeline.store import StoreError
 from pipeline.store.damaged import open_checked
+from pipeline.train_config import DataSection
 
 STOP, SKIP = DataSection(), DataSection(damaged="skip")
 

@@ -5,9 +5,10 @@ import time
 import pytest
 from train_factory import BadReader
 
-from pipeline.config import FailedError, TrainSection
+from pipeline.config import FailedError
 from pipeline.train import data
 from pipeline.train.data import load_ahead
+from pipeline.train_config import TrainSection
 
 SECTION = TrainSection(workers=1, prefetch=1)
 

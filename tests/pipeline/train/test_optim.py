@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.config import TrainSection
 from pipeline.train.optim import WeightAverage, learning_rate, make_optimizer, set_learning_rate
+from pipeline.train_config import TrainSection
 
 
 def test_the_rate_warms_up_and_falls_to_its_last_share() -> None:

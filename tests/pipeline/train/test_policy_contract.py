@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.config import TrainSection
 from pipeline.recipes import VLA, vla_recipe
 from pipeline.train.checkpoint import RunFolder
 from pipeline.train.launch import TrainRequest
@@ -15,6 +14,7 @@ from pipeline.train.policy_sections import BackboneSection
 from pipeline.train.progress import SilentReporter
 from pipeline.train.run import Run
 from pipeline.train.vla_command import VlaSources, run_vla
+from pipeline.train_config import TrainSection
 from stages.act import ACTPolicy
 from stages.heads.act import ACTHeadConfig
 from stages.heads.chunk import ChunkConfig

@@ -20,7 +20,7 @@ from policy_store_factory import (
 )
 
 from data_specs.actions import ACTION_PATH_NAME, CHUNK_COLUMN, CHUNK_NAME
-from pipeline.config import RequestError, SplitSection, TrainSection
+from pipeline.config import RequestError
 from pipeline.store import writer
 from pipeline.store.loader import Store
 from pipeline.train import policy_data
@@ -29,6 +29,7 @@ from pipeline.train.policy_recipe import VlaRecipe
 from pipeline.train.policy_sections import DemonstrationsSection, MomentsSection
 from pipeline.train.policy_stores import PolicyStores
 from pipeline.train.task import BatchPlan
+from pipeline.train_config import SplitSection, TrainSection
 
 COLUMNS = ("tokens", "language", "state")
 

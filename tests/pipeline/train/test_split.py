@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from pipeline.config import RequestError, SplitSection
+from pipeline.config import RequestError
 from pipeline.train.split import split_clips
+from pipeline.train_config import SplitSection
 
 KEYS = [f"clip-{i:03d}" for i in range(400)]
 

@@ -9,12 +9,13 @@ from moving_film_factory import sliding_film
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.config import FailedError, TrainSection
+from pipeline.config import FailedError
 from pipeline.extract.weights import find_weights
 from pipeline.train.data import load_ahead
 from pipeline.train.frozen.cell_targets import CELL_STEPS, cell_targets, value_slice
 from pipeline.train.frozen.clouds import TAUGHT_EVERY, CloudPairs, CloudsSection, PairBatch
 from pipeline.train.frozen.distil import Pretraining, total
+from pipeline.train_config import TrainSection
 
 POINTS = 1024
 
