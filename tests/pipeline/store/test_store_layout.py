@@ -1,7 +1,9 @@
 import json
 import pickle
+import sys
 import uuid
 
+import fsspec  # noqa: F401  (its registry)
 import pytest
 from store_factory import FORMATS, folder_bytes, small_manifest, small_record, small_records, small_store, write_shards
 
@@ -87,15 +89,11 @@ def test_a_remote_store_is_the_same_store(tmp_path, store_format):
     assert len(open_store(url)) == 1
 
 
-def test_s3_without_its_package_names_the_extra():
-    pytest.importorskip("fsspec")
-    try:
-        import s3fs  # noqa: F401
-    except ImportError:
-        with pytest.raises(RequestError, match=r"concerto-laq\[s3\]"):
-            StoreLayout.open("s3://bucket/store")
-    else:
-        pytest.skip("s3fs is installed")
+def test_s3_without_its_package_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)  # or another test has loaded it
+    with pytest.raises(RequestError, match=r"concerto-laq\[s3\]"):
+        StoreLayout.open("s3://bucket/store")
 
 
 def test_an_unknown_protocol_is_answered():
