@@ -54,11 +54,11 @@ class DemoSizes:
     the policy, and `episodes` of each task that it then acts in.
     """
 
-    clips: int = 12
-    steps: int = 600
-    policy_clips: int = 48
-    policy_steps: int = 1500
-    episodes: int = 5
+    clips: int
+    steps: int
+    policy_clips: int
+    policy_steps: int
+    episodes: int
 
 
 def run_demo(out: Path, sizes: DemoSizes) -> Iterator[str]:
