@@ -107,10 +107,24 @@ def _end(processes: Sequence[BaseProcess], patience_s: float) -> None:
     """Wait for processes that were told to end, and kill those that do not."""
     until = time.monotonic() + patience_s
     for process in processes:
-        process.join(max(0.0, until - time.monotonic()))
-        if process.is_alive():
+        if not _ended(process, until):
             process.kill()
-            process.join(PATIENCE_S)
+            _ended(process, time.monotonic() + PATIENCE_S)
+
+
+def _ended(process: BaseProcess, until: float) -> bool:
+    """Wait until `process` is known to have ended, or the time `until`.
+
+    The pool's own thread waits for it too. Where that thread is the one that collects the exit code, `join` here comes
+    back at once and without it, until the thread has had its turn: ask again.
+    """
+    while process.is_alive():
+        left = until - time.monotonic()
+        if left <= 0:
+            return False
+        process.join(left)
+        time.sleep(0.001)
+    return True
 
 
 @lru_cache(maxsize=1)
