@@ -1,5 +1,6 @@
 """Compressed frames, one by one and in threads."""
 
+import statistics
 import struct
 import threading
 import time
@@ -90,7 +91,7 @@ def test_nothing_to_do_is_done_at_once() -> None:
 
 
 def test_frames_are_decompressed_without_the_gil() -> None:
-    """Another thread runs on during a call: held, the GIL would let it in twice at most, just before and just after."""
+    """Another thread runs on during a call: held, the GIL would let it in just before and just after only."""
     values = np.arange(1 << 24, dtype=np.uint32)
     data, out = blosc.compress(values, b"zstd", 5, blosc.BITSHUFFLE), np.empty_like(values)
     ticks: list[float] = []
@@ -110,8 +111,9 @@ def test_frames_are_decompressed_without_the_gil() -> None:
     other.start()
     try:  # on a loaded machine the thread may be let run between calls only, for a while
         until = time.monotonic() + 60
-        while (during := ticks_during_a_call()) < 5 and time.monotonic() < until:
-            pass
+        during = 0.0
+        while during < 5 and time.monotonic() < until:
+            during = statistics.median(ticks_during_a_call() for _ in range(9))
     finally:
         done.set()
         other.join(30)
