@@ -29,11 +29,11 @@ from torch import Tensor, nn
 from data_specs.batches import CloudBatch, PolicyBatch
 from data_specs.pointing import POINTING_COLUMN, POINTING_NAME, SLOTS
 from stages.clouds import unpack_clouds
-from stages.detr import EncoderLayer, sine_positions_1d
 from stages.hand_frame import BEFORE_FINGERS, yaw_of
 from stages.language import LanguageTokens
 from stages.layers import Standardise
 from stages.points import camera_centre
+from stages.roles import Roles
 from stages.vision_part import VisionPart, VisionTokens
 
 _METRES = 10.0
@@ -47,8 +47,6 @@ _FARTHEST = 0.04
 
 _FINGERS = 25.0
 """Fingers are told in units of 4 cm."""
-
-_LONGEST_INSTRUCTION = 96
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +66,8 @@ class PointingConfig:
         thing, goal: metres from a hindsight target, seen from above, within which points are counted as it.
         colour_noise: deviation of what training adds to colours, of 1. place_noise: to the slots' places, metres, so
             that the policy bears with pointing that is a little off. outline_noise, task_noise: to numbers in -1 … 1,
-            so that they cannot say which demonstration this is.
+            so that they cannot say which demonstration this is. word_noise: to words with deviation 1, so that a colour
+            is read where it stands: a language model leaves weak traces of it in all words that follow.
     """
 
     channels: int = 512
@@ -91,6 +90,7 @@ class PointingConfig:
     place_noise: float = 0.004
     outline_noise: float = 0.05
     task_noise: float = 0.3
+    word_noise: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -123,7 +123,7 @@ class Pointing(VisionPart):
         self.config = config
         self.columns = ("camera", "points", "state", "tokens")
         self.targets = (POINTING_COLUMN,)
-        self.roles = Roles(dim, config.text, len(SLOTS), config.key, config.task)
+        self.roles = Roles(dim, config.text, len(SLOTS), config.key, config.task, config.word_noise)
         self.features = Standardise(config.channels) if config.features else None
         self.reduce = nn.Linear(config.channels, config.features) if config.features else None
         self.colour = _two_layers(7 + config.features, config.hidden, config.key)
@@ -288,45 +288,6 @@ class Pointing(VisionPart):
             losses[name] = total / count
             losses[f"{name}_off"] = 100 * off_B2.mean(-1).masked_fill(~found_B, 0.0).sum() / count
         return losses
-
-
-class Roles(nn.Module):
-    """An instruction's tokens [B,L,D] → a query a slot [B,S,K] and what is to be done [B,T].
-
-    Learned roles, one a slot and one for the task, read the words, and the words each other; words are told apart by
-    what they are and by where they stand, for the first thing named is not the second. That decides only *which* words
-    a slot takes. What it looks for is made of those words as they are, by one network for all slots: a colour means
-    the same of a thing and of a mat, and one that was seen with the other in few demonstrations is found.
-    """
-
-    positions: Tensor
-
-    def __init__(self, dim: int, width: int, slots: int, key: int, task: int) -> None:
-        super().__init__()
-        self.project = nn.Linear(dim, width)
-        self.role = nn.Parameter(torch.randn(1, slots + 1, width) * 0.5)
-        self.register_buffer("positions", sine_positions_1d(_LONGEST_INSTRUCTION, width), persistent=False)
-        self.layers = nn.ModuleList(EncoderLayer(width, 4, 2 * width, 0.0) for _ in range(2))
-        self.look = nn.Linear(width, width)
-        self.word = nn.LayerNorm(width)
-        self.kind = nn.Parameter(torch.zeros(slots, width))
-        self.query = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, key))
-        self.task = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, task))
-
-    def forward(self, language: LanguageTokens) -> tuple[Tensor, Tensor]:
-        """[B,S,K] and [B,T]."""
-        words_BLE = self.project(language.tokens)
-        x = torch.cat([self.role.expand(len(words_BLE), -1, -1), words_BLE], dim=1)
-        roles, length = self.role.shape[1], words_BLE.shape[1]
-        place = torch.cat([self.positions.new_zeros(roles, self.positions.shape[1]), self.positions[:length]])
-        hidden = F.pad(~language.mask, (roles, 0), value=False)
-        for layer in self.layers:
-            x = layer(x, place, hidden)
-        reader_BSE, task_BE, read_BLE = x[:, : roles - 1], x[:, roles - 1], x[:, roles:]
-        logit_BSL = self.look(reader_BSE) @ read_BLE.transpose(1, 2) / math.sqrt(read_BLE.shape[-1])
-        taken_BSL = logit_BSL.masked_fill(~language.mask[:, None], -1e4).softmax(-1)
-        meant_BSE = taken_BSL @ self.word(words_BLE)
-        return self.query(meant_BSE + self.kind), self.task(task_BE).tanh()
 
 
 class _Geometry:

@@ -17,6 +17,7 @@ from pipeline.train.policy_sections import (
     DemonstrationsSection,
     EncodersSection,
     MomentsSection,
+    RecoverySection,
 )
 from pipeline.train.policy_stores import PolicySizes
 from pipeline.train_config import SplitSection, TrainRecipe
@@ -64,6 +65,7 @@ class PolicyRecipe(TrainRecipe):
     labels: DemonstrationsSection = DemonstrationsSection()
     split: SplitSection = SplitSection()
     augment: AugmentSection = AugmentSection()
+    recovery: RecoverySection = RecoverySection()
     encoders: EncodersSection = EncodersSection()
 
     @property

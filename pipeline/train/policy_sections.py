@@ -50,6 +50,20 @@ class AugmentSection(Config):
         return any(self.model_dump().values())
 
 
+class RecoverySection(Config):
+    """Hands displaced in training, with actions that lead back (`pipeline.train.recovery`), where actions are learned.
+
+    `metres`: the displacement's deviation along each axis, 0 for none; `share` of the moments have one. It is undone by
+    `step` metres a control step; an action of 1 moves the hand by `action_metres`. For policies that know of their hand
+    by the state alone.
+    """
+
+    metres: float = Field(default=0.0, ge=0, le=1)
+    share: float = Field(default=0.5, ge=0, le=1)
+    step: float = Field(default=0.01, gt=0)
+    action_metres: float = Field(default=0.05, gt=0)
+
+
 class BackboneSection(Config):
     """The first weights of ACT's ResNet.
 

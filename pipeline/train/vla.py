@@ -13,6 +13,7 @@ from data_specs.batches import PolicyBatch
 from pipeline.train.augment import augmented
 from pipeline.train.first_weights import BackboneWeights, TrunkOfRun
 from pipeline.train.policy_recipe import PolicyRecipe, read_recipe
+from pipeline.train.recovery import displaced
 from pipeline.train.task import BatchPlan, Step, Task
 from pipeline.train_config import TrainRecipe
 from stages.draw import Draw, mix_seed
@@ -134,9 +135,12 @@ class VlaTask(Task[PolicyBatch]):
         return self.moments.validation_batches(rank, world)
 
     def loss(self, model: Any, batch: PolicyBatch, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
-        """That of the model, on changed pictures in training; in validation also the errors of its actions."""
+        """That of the model, in training on changed pictures and displaced hands; in validation also the errors of its
+        actions.
+        """
         if torch.is_grad_enabled():
-            loss, metrics = model(augmented(batch, self.recipe.augment, step.draw), step.draw)
+            batch = augmented(batch, self.recipe.augment, step.draw)
+            loss, metrics = model(displaced(batch, self.recipe.recovery, step.draw), step.draw)
             return loss, metrics
         loss, metrics = model(batch, step.draw)
         if batch.action is None:
