@@ -130,6 +130,8 @@ class ShardCache:
                 entry = layout.sidecar(shard).file
             except FileNotFoundError:
                 entry = None
+            except OSError as error:
+                raise ShardError(shard, None, f"its sidecar does not arrive ({error})") from error
             if entry is None:
                 raise ShardError(shard, None, "has no sidecar that names a data file")
             self._entries[key] = entry

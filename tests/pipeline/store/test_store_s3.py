@@ -1,12 +1,10 @@
 """Stores on S3: written, verified and read through errors, slow answers and cut connections; never mixed by two."""
 
-import uuid
 from collections.abc import Iterator
 
-import fsspec
 import numpy as np
 import pytest
-from s3_server import Faults, s3_server
+from s3_server import Faults, s3_bucket, s3_server
 from store_factory import small_record, small_store
 
 from pipeline.store import StoreError, open_store
@@ -27,19 +25,8 @@ def server() -> Iterator[tuple[str, Faults]]:
 @pytest.fixture
 def bucket(server: tuple[str, Faults], monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Faults]]:
     url, faults = server
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": url, "AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/nonexistent",
-        "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
-    name = f"s3://b{uuid.uuid4().hex[:12]}"
-    fsspec.filesystem("s3").mkdir(name)
-    faults.__init__()  # type: ignore[misc]
-    yield f"{name}/store", faults
-    faults.__init__()  # type: ignore[misc]
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    with s3_bucket(url, faults, monkeypatch) as name:
+        yield f"{name}/store", faults
 
 
 @pytest.mark.parametrize(
