@@ -64,7 +64,7 @@ def damaged_shards(layout: StoreLayout, *, sums: bool, threads: int = 4) -> dict
         if name == sidecar_name(shard) and name not in (REJECTED, SUMS) and "is not listed" not in problem:
             damaged[shard] = f"its sidecar {problem}"
     try:
-        listed = index_shards(read_index(layout.files.read_bytes(INDEX)))
+        listed = index_shards(read_index(layout.files.read_bytes(INDEX), ("row",)))
     except (FileNotFoundError, StoreError):
         listed = []
     for shard in sorted(set(listed) - set(committed)):
