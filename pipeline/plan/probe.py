@@ -54,7 +54,7 @@ def run_probe(recipe: ExtractRecipe, clip: Clip, *, form: Format, device: str, s
     warm = _Stream(mapper, short, 0.0)
     if place.type == "cuda":  # kernels are chosen and compiled in the first pass
         warm = _Stream(mapper, short, 0.0)
-    batch = _batch(clip, recipe.batch.clips, room=int(seconds * warm.frames_per_s))
+    batch = batch_of(clip, recipe.batch.clips, room=int(seconds * warm.frames_per_s))
     found = _Stream(mapper, batch, seconds)
     record = found.record
     sizes = {"C": models.channels, "P": recipe.points.count if recipe.store.points else 0, "W": recipe.frames.size}
@@ -98,7 +98,7 @@ class _Stream:
         return time.perf_counter() - self._start
 
 
-def _batch(clip: Clip, clips: int, *, room: int) -> list[Clip]:
+def batch_of(clip: Clip, clips: int, *, room: int) -> list[Clip]:
     """As many as `clips` copies of a clip, for `room` frames: fewer copies first, then a shorter clip."""
     frames = max(min(WARM_UP, len(clip)), min(len(clip), room))
     return [first_frames(clip, frames)] * max(1, min(clips, room // frames))
