@@ -130,8 +130,6 @@ class ShardCache:
                 entry = layout.sidecar(shard).file
             except FileNotFoundError:
                 entry = None
-            except OSError as error:
-                raise ShardError(shard, None, f"its sidecar does not arrive ({error})") from error
             if entry is None:
                 raise ShardError(shard, None, "has no sidecar that names a data file")
             self._entries[key] = entry
@@ -210,7 +208,7 @@ class ShardCache:
                 if not part.exists():
                     raise StoreError(f"The cache folder {self.folder} is gone.") from error
                 raise ShardError(shard, None, f"its data file {layout.data_name(shard)} is missing") from None
-            except OSError as error:
+            except (OSError, StoreError) as error:
                 problem = f"does not arrive ({error})"
                 continue
             with part.open("rb") as file:

@@ -106,7 +106,7 @@ def verify_shard(layout: StoreLayout, sidecar: Sidecar) -> Iterator[Damage]:
     except ShardError as error:
         yield _damage(error)
         return
-    except OSError as error:
+    except (OSError, StoreError) as error:
         yield Damage(shard=sidecar.shard, array="", problem=f"its data file cannot be read ({error})")
         return
     if found and not inside:
