@@ -1,7 +1,7 @@
 """What a store holds, in numbers: for people, for `--json`, and for the page."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -137,23 +137,22 @@ def inspect_store(path: str, *, verify: bool = False) -> StoreSummary:
         StoreRequestError: there is no store at `path`, or it has another schema version.
     """
     layout = StoreLayout.open(str(path))
-    sidecars, unread = [], []
-    for shard in layout.committed():
-        try:
-            sidecars.append(layout.sidecar(shard))
-        except ShardError as error:
-            unread.append(_entry(Damage(shard=shard, array=error.array or "", problem=error.problem)))
-    figures = _Figures()
-    for sidecar in sidecars:
-        if sidecar.file is not None:
+    figures, unread = _Figures(), list[DamageEntry]()
+
+    def each() -> Iterator[Sidecar]:
+        for shard in layout.committed():
             try:
-                reader = open_shard(layout.source(sidecar.shard), sidecar.shard, sidecar.format)
-                figures.read(reader, recount=verify)
+                sidecar = layout.sidecar(shard)
+                figures.take(sidecar)
+                if not verify:
+                    figures.count({name: entry.nonfinite for name, entry in sidecar.arrays.items()})
+                yield sidecar
+                if sidecar.file is not None:
+                    figures.read(open_shard(layout.source(shard), shard, sidecar.format), recount=verify)
             except ShardError as error:
-                unread.append(_entry(Damage(shard=sidecar.shard, array=error.array or "", problem=error.problem)))
-    if not verify:
-        for sidecar in sidecars:
-            figures.count({name: entry.nonfinite for name, entry in sidecar.arrays.items()})
+                unread.append(_entry(Damage(shard=shard, array=error.array or "", problem=error.problem)))
+
+    rejected = tuple(current_rejections(each()))
     try:
         language = _language(layout)
     except StoreError as error:
@@ -162,8 +161,8 @@ def inspect_store(path: str, *, verify: bool = False) -> StoreSummary:
     damages = tuple(_entry(damage) for damage in check(layout)) if verify else ()
     return _summary(
         layout,
-        sidecars,
         figures,
+        rejected=rejected,
         verified=not damages if verify else None,
         damages=damages,
         unread=unread,
@@ -175,6 +174,10 @@ class _Figures:
     """What is gathered shard by shard."""
 
     def __init__(self) -> None:
+        self.clips: list[tuple[str, str]] = []
+        self.frames = self.shards = self.stored = 0
+        self.by_array: dict[str, int] = {}
+        self.tokens_dtype: str | None = None
         self.tokens: list[Array] = []
         self.points: list[Array] = []
         self.depth: list[Array] = []
@@ -182,6 +185,17 @@ class _Figures:
         self.nonfinite: dict[str, int] = {}
         self.vision: dict[str, tuple[int, int]] = {}
         self.views: dict[str, tuple[int, int]] = {}
+
+    def take(self, sidecar: Sidecar) -> None:
+        """Add what a sidecar lists."""
+        self.clips += ((row.key, row.digest) for row in sidecar.rows)
+        self.frames += sum(row.frames for row in sidecar.rows)
+        if sidecar.file is not None:
+            self.shards, self.stored = self.shards + 1, self.stored + sidecar.file.bytes
+        for name, entry in sidecar.arrays.items():
+            self.by_array[name] = self.by_array.get(name, 0) + entry.bytes
+        if self.tokens_dtype is None and sidecar.arrays:
+            self.tokens_dtype = np.dtype(sidecar.arrays["tokens/feat"].dtype).name
 
     def read(self, reader: ShardReader, *, recount: bool) -> None:
         """Add a shard; all of its figures or, when it is damaged, none."""
@@ -199,10 +213,11 @@ class _Figures:
         for name in (name for name in reader.arrays if name.startswith(VISION)):
             tokens_channels = reader.rows(name, 0, 0, 1).shape[1:]
             self.vision[name.removeprefix(VISION)] = (tokens_channels[0], tokens_channels[1])
-        self.tokens += tokens
-        self.points += points
-        self.depth += depth
-        self.confidence += confidence
+        if tokens:  # an array a shard: of a million clips their arrays would take gigabytes
+            self.tokens.append(np.concatenate(tokens))
+            self.points.append(np.concatenate(points))
+            self.depth.append(np.concatenate(depth))
+            self.confidence.append(np.concatenate(confidence))
 
     def count(self, nonfinite: Mapping[str, int]) -> None:
         """Add counts of non-finite values."""
@@ -213,27 +228,20 @@ class _Figures:
 
 def _summary(
     layout: StoreLayout,
-    sidecars: Sequence[Sidecar],
     figures: _Figures,
     *,
+    rejected: tuple[Rejected, ...],
     verified: bool | None,
     damages: tuple[DamageEntry, ...],
     unread: Sequence[DamageEntry],
     language: LanguageFigures | None,
 ) -> StoreSummary:
     manifest: Manifest = layout.manifest
-    rows = [row for sidecar in sidecars for row in sidecar.rows]
-    frames = sum(row.frames for row in rows)
-    stored = sum(sidecar.file.bytes for sidecar in sidecars if sidecar.file)
-    by_array: dict[str, int] = {}
-    for sidecar in sidecars:
-        for name, entry in sidecar.arrays.items():
-            by_array[name] = by_array.get(name, 0) + entry.bytes
+    frames, stored, by_array = figures.frames, figures.stored, figures.by_array
     kept, channels = manifest.sizes["P"], manifest.sizes["C"]
     points = kept or int(manifest.recipe.get("points", {}).get("count", 0))
     dense = points * channels * 2
     tokens = np.concatenate(figures.tokens) if figures.tokens else np.zeros(0)
-    rejected = tuple(current_rejections(sidecars))
     return StoreSummary(
         path=layout.url,
         schema_version=manifest.schema_version,
@@ -245,8 +253,8 @@ def _summary(
         geometry=manifest.geometry,
         seed=manifest.seed,
         sizes=manifest.sizes,
-        shards=sum(sidecar.file is not None for sidecar in sidecars),
-        clips=len(rows),
+        shards=figures.shards,
+        clips=len(figures.clips),
         frames=frames,
         bytes=stored,
         bytes_per_frame=stored / frames if frames else None,
@@ -268,9 +276,9 @@ def _summary(
         vision=dict(sorted(figures.vision.items())),
         views=dict(sorted(figures.views.items())),
         language=language,
-        tokens_dtype=next((np.dtype(s.arrays["tokens/feat"].dtype).name for s in sidecars if s.arrays), None),
+        tokens_dtype=figures.tokens_dtype,
         points_kept=kept > 0,
-        digest=content_digest((row.key, row.digest) for row in rows),
+        digest=content_digest(figures.clips),
     )
 
 

@@ -43,20 +43,33 @@ FREE_ON_RESUME = frozenset(
         *(f"train.{key}" for key in ("steps", "workers", "prefetch", "log_every", "validate_every", "wandb")),
         "data.damaged",
         "data.check",
+        "data.cache",
+        "data.cache_gb",
     ]
 )
 """Keys that a resumed run may change: how long and how it runs and reports, not what a step does."""
 
 
 class DataSection(Config):
-    """What is done about damaged shards before a run begins: `stop`, or `skip` them, say which, and go on.
+    """What is done about damaged shards before a run begins: `stop`, or `skip` them, say which, and go on; and how the
+    stores are read.
 
     `check`: `sums` compares the SHA-256 of every file, which reads the whole store once; `sizes` only what can be seen
-    without reading it.
+    without reading it. With `order=shards` and `damaged=stop`, shards behind a URL are compared when they arrive.
+
+    `order`: `shuffled` draws from all samples at once; `shards` takes one shard after the other, in an order drawn anew
+    for every epoch, and draws from a buffer of `buffer` samples (8192). Unset, it is `shards` where a store is behind a
+    URL. Whole shards are then fetched ahead into the folder `cache` (unset: ~/.cache/cla/shards), which keeps at most
+    `cache_gb` gigabytes (20) and may be shared by runs.
     """
 
     damaged: Literal["stop", "skip"] = "stop"
     check: Literal["sums", "sizes"] = "sums"
+    # None and not a value: a run that was made before these keys reads as one that does not use them
+    order: Literal["shuffled", "shards"] | None = None
+    buffer: int | None = Field(default=None, ge=1)
+    cache: str | None = None
+    cache_gb: float | None = Field(default=None, gt=0)
 
 
 class TrainRecipe(Config):

@@ -1,4 +1,4 @@
-"""How long a store of very many clips takes to open: a synthetic index, no data."""
+"""How long a store of very many clips takes to open, and to merge: a synthetic index and sidecars, no data."""
 
 import json
 import resource
@@ -10,28 +10,37 @@ from typing import Any
 
 import numpy as np
 
-from data_specs.shards import SCHEMA_VERSION, DatasetRecord, Manifest
+from data_specs.shards import SCHEMA_VERSION, ClipRow, DatasetRecord, Manifest, Sidecar
 from pipeline.bench.table import Table, columns_of
 from pipeline.config import FailedError
+from pipeline.recipes import extract_recipe
 from pipeline.store.index import INDEX_SCHEMA, index_bytes
-from pipeline.store.layout import INDEX, SHARDS, StoreLayout
+from pipeline.store.layout import INDEX, SHARDS, StoreLayout, sidecar_bytes
 
 TEXTS = 10_000
-LIMIT_S = 900
+LIMIT_S = 1800
 
-_OPEN = """
+_BEGIN = """
 import json, re, sys, time
 import torch
 from pipeline.store import open_store
+from pipeline.extract.merge import merge_stores
 def peak():
     # not getrusage's: it begins with what the parent had
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
-found, begin = {"memory_before": peak()}, time.perf_counter()
+found = {"memory_before": peak()}
 def step(name, action):
-    global begin
     begin = time.perf_counter()
     action()
     found[name] = {"seconds": time.perf_counter() - begin, "peak": peak()}
+"""
+
+_MERGE = """
+step("merge", lambda: merge_stores([sys.argv[1]], None))
+print(json.dumps(found))
+"""
+
+_OPEN = """
 step("manifest", lambda: __import__("pipeline.store.layout", fromlist=["x"]).StoreLayout.open(sys.argv[1]))
 def opened():
     global store
@@ -44,18 +53,15 @@ print(json.dumps(found))
 """
 
 
-def bench_index(*, clips: int, frames: int, clips_a_shard: int) -> Table:
-    """Open a store whose index lists `clips` clips of `frames` frames, in a process of its own."""
+def bench_index(*, clips: int, frames: int, clips_a_shard: int, merge: bool = False) -> Table:
+    """Open a store whose index lists `clips` clips of `frames` frames, in a process of its own; with `merge`, after
+    `cla merge` has made that index of sidecars, in another one.
+    """
     with tempfile.TemporaryDirectory(prefix="cla-index-") as folder:
-        size = _write(Path(folder), clips, frames, clips_a_shard)
-        command = [sys.executable, "-c", _OPEN, folder]
-        try:
-            run = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
-        except subprocess.TimeoutExpired:
-            raise FailedError(f"Opening an index of {clips:,} clips took more than {LIMIT_S} s.") from None
-    if run.returncode:
-        raise FailedError(f"Opening the index failed: {run.stderr.strip().splitlines()[-1:]}")
-    found = json.loads(run.stdout)
+        _write(Path(folder), clips, frames, clips_a_shard, whole=merge)
+        merged = _run(_MERGE, folder) if merge else {}
+        found = {**merged, **_run(_OPEN, folder)}
+        size = (Path(folder) / INDEX).stat().st_size
     steps = [name for name, value in found.items() if isinstance(value, dict)]
     rows: list[dict[str, Any]] = [
         {"step": name, "seconds": found[name]["seconds"], "peak GB": found[name]["peak"] / 1e9} for name in steps
@@ -68,22 +74,36 @@ def bench_index(*, clips: int, frames: int, clips_a_shard: int) -> Table:
         rows=values,
         notes=(
             f"index.parquet has {size / 1e6:,.0f} MB; the process had {found['memory_before'] / 1e9:.2f} GB before",
-            "local disk; the folder of shards is listed and no sidecar is read; files just written, page cache warm",
+            "local disk, files just written, page cache warm; opening lists the folder of shards and reads no sidecar",
+            *(["merge: every sidecar read, index, rejected clips and checksums written"] if merge else []),
         ),
         figures={"clips": clips, "index_bytes": size, "writer_peak": resource.getrusage(0).ru_maxrss * 1024, **found},
     )
 
 
-def _write(folder: Path, clips: int, frames: int, clips_a_shard: int) -> int:
+def _run(steps: str, folder: str) -> dict[str, Any]:
+    command = [sys.executable, "-c", _BEGIN + steps, folder]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise FailedError(f"The store took more than {LIMIT_S} s.") from None
+    if run.returncode:
+        raise FailedError(f"The store cannot be measured: {run.stderr.strip().splitlines()[-1:]}")
+    found: dict[str, Any] = json.loads(run.stdout)
+    return found
+
+
+def _write(folder: Path, clips: int, frames: int, clips_a_shard: int, *, whole: bool) -> None:
+    """Manifest and index; of the sidecars, which list no data file, just the names unless they are to be `whole`."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    manifest = Manifest(format="zarr", dataset=DatasetRecord(name="synthetic"), sizes={"C": 512, "P": 8192, "W": 224})
+    recipe = extract_recipe("full").recorded()
+    sizes = {"C": 512, "P": 8192, "W": 224}
+    manifest = Manifest(format="zarr", dataset=DatasetRecord(name="synthetic"), recipe=recipe, sizes=sizes)
     layout = StoreLayout.create(str(folder), manifest)
     shards = [f"{i:06d}" for i in range(-(-clips // clips_a_shard))]
     (folder / SHARDS).mkdir()
-    for shard in shards:
-        (folder / SHARDS / f"{shard}.json").touch()
     rng = np.random.default_rng(0)
     row = np.arange(clips)
     seconds = pa.array(np.tile(np.arange(frames) / 12, clips))
@@ -108,4 +128,13 @@ def _write(folder: Path, clips: int, frames: int, clips_a_shard: int) -> int:
     ).cast(INDEX_SCHEMA)
     metadata = {"cla_schema_version": str(SCHEMA_VERSION), "cla_shards": json.dumps(shards)}
     layout.files.write_bytes(INDEX, index_bytes(table.replace_schema_metadata(metadata)))
-    return (folder / INDEX).stat().st_size
+    for i, shard in enumerate(shards):
+        rows = table.slice(i * clips_a_shard, clips_a_shard).to_pylist() if whole else []
+        sidecar = Sidecar(
+            shard=shard,
+            format="zarr",
+            file=None,
+            rows=tuple(ClipRow(**{name: row[name] for name in ClipRow.model_fields}) for row in rows),
+            arrays={},
+        )
+        (folder / SHARDS / f"{shard}.json").write_bytes(sidecar_bytes(sidecar) if whole else b"")

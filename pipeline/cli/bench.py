@@ -50,12 +50,13 @@ def bench_index(
     clips: Annotated[int, typer.Option(min=1, help="Clips of the synthetic index.")] = 1_000_000,
     frames: Annotated[int, typer.Option(min=1, help="Frames a clip.")] = 16,
     clips_a_shard: Annotated[int, typer.Option(min=1, help="Clips a shard.")] = 70,
+    merge: Annotated[bool, typer.Option("--merge", help="Also `cla merge`, of some gigabytes of sidecars.")] = False,
     json_file: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
 ) -> None:
     """Time the opening of a store of very many clips, and its memory; writes a synthetic index first."""
     from pipeline.bench.index import bench_index as measure
 
-    table = measure(clips=clips, frames=frames, clips_a_shard=clips_a_shard)
+    table = measure(clips=clips, frames=frames, clips_a_shard=clips_a_shard, merge=merge)
     _finish_bench(table.lines(), table.as_json(), json_file)
 
 

@@ -12,13 +12,12 @@ from pipeline.devices import choose_device
 from pipeline.extract.encoders.text import TextEncoder
 from pipeline.extract.finish import list_store, with_robot_statistics
 from pipeline.extract.models import TEXT, load_models
-from pipeline.store.columns import content_digest
 from pipeline.store.errors import ShardError
 from pipeline.store.files import SourceIO, StoreFiles
+from pipeline.store.index import index_digest
 from pipeline.store.language import text_model
 from pipeline.store.layout import (
     StoreLayout,
-    current_rejections,
     refuse_other,
     sidecar_bytes,
     sidecar_name,
@@ -127,19 +126,18 @@ def _finish(layout: StoreLayout, device: str) -> MergeSummary:
         layout.remove_leftovers()
         layout = with_robot_statistics(layout)
         list_store(layout, encoder)
-        sidecars = layout.sidecars()
-    rows = [row for sidecar in sidecars for row in sidecar.rows]
-    rejected = len(current_rejections(sidecars))
+        shards, rejected = len(layout.committed()), len(layout.rejected())
+        table = layout.index(("key", "frames", "digest"))
     listed = layout.manifest.dataset.options.get("clips_listed")
     return MergeSummary(
         out=layout.url,
-        shards=len(sidecars),
-        clips=len(rows),
-        frames=sum(row.frames for row in rows),
+        shards=shards,
+        clips=len(table),
+        frames=int(table["frames"].to_numpy().sum()),
         rejected=rejected,
-        missing=max(0, int(listed) - len(rows) - rejected) if listed is not None else 0,
+        missing=max(0, int(listed) - len(table) - rejected) if listed is not None else 0,
         max_bad_fraction=recipe.max_bad_fraction,
-        digest=content_digest((row.key, row.digest) for row in rows),
+        digest=index_digest(table),
     )
 
 

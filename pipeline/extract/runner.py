@@ -1,6 +1,6 @@
 """`cla extract`: a dataset through the frozen models into a store, by whichever engine."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 
 from data_specs.datasets import ClipRef
@@ -178,7 +178,7 @@ def _open_plans(
     return plans
 
 
-def _sidecars(layout: StoreLayout, mine: Sequence[ShardPlan], request: ExtractRequest) -> list[Sidecar]:
+def _sidecars(layout: StoreLayout, mine: Sequence[ShardPlan], request: ExtractRequest) -> Iterator[Sidecar]:
     """The committed shards that a summary is about: all, or those of a partition."""
     if request.partition is None:
         return layout.sidecars()
@@ -195,14 +195,23 @@ def _summary(
     truncated: int,
     open_shards: int,
 ) -> ExtractSummary:
-    sidecars = _sidecars(layout, mine, request)
+    clips = frames = size = 0
+
+    def counted() -> Iterator[Sidecar]:
+        nonlocal clips, frames, size
+        for sidecar in _sidecars(layout, mine, request):
+            clips, frames = clips + len(sidecar.rows), frames + sum(row.frames for row in sidecar.rows)
+            size += sidecar.file.bytes if sidecar.file else 0
+            yield sidecar
+
+    rejected = tuple((bad.key, bad.reason) for bad in current_rejections(counted()))
     return ExtractSummary(
         out=request.out,
         tally=tally,
-        clips=sum(len(sidecar.rows) for sidecar in sidecars),
-        frames=sum(row.frames for sidecar in sidecars for row in sidecar.rows),
-        bytes=sum(sidecar.file.bytes for sidecar in sidecars if sidecar.file),
-        rejected=tuple((bad.key, bad.reason) for bad in current_rejections(sidecars)),
+        clips=clips,
+        frames=frames,
+        bytes=size,
+        rejected=rejected,
         max_bad_fraction=request.recipe.max_bad_fraction,
         random_models=tuple(f"{record.role} ({record.name})" for record in models.records if record.random),
         truncated=truncated,

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from data_specs.actions import ACTION_PATH_NAME
 from data_specs.shards import EXTRA
@@ -19,9 +20,9 @@ def robot_statistics(url: str) -> dict[str, Any]:
     store has the robot's whole way, "steps" says "control".
     """
     store = open_store(url)
-    training = [i for i in range(len(store)) if store.info(i).split == TRAIN]
-    clips = np.asarray(training or range(len(store)), dtype=np.int64)
-    result: dict[str, Any] = {"split": TRAIN if training else "all", "clips": len(clips)}
+    training = np.flatnonzero(pc.equal(store.clips["split"], TRAIN).to_numpy(zero_copy_only=False))
+    clips = training if len(training) else np.arange(len(store))
+    result: dict[str, Any] = {"split": TRAIN if len(training) else "all", "clips": len(clips)}
     columns = store.columns()
     whole = EXTRA + ACTION_PATH_NAME in columns
     if whole:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,18 +19,23 @@ from pipeline.plan.sizes import written_bytes
 from pipeline.sources import open_source
 
 WARM_UP = 2
-"""Frames of the first pass, which is not counted but says how many frames there is time for."""
+"""Frames of a clip in the first pass, which is not counted but says how many frames there is time for."""
+
+OVERLAP = 4
+"""Batches that a GPU is given at least, so that their work can overlap."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What was measured: the rate on `device` over passes of `frames` frames each, `tokens` N' and `bytes` a frame.
+    """What was measured: the rate on `device` of batches of `clips` clips of `frames` frames each, as extraction maps
+    them; `tokens` N' and `bytes` a frame.
 
     `random_models` had random weights, so that the rate holds and N' may not.
     """
 
     frames_per_s: float
     frames: int
+    clips: int
     device: str
     tokens: float
     bytes: dict[str, float]
@@ -37,46 +43,65 @@ class Probe:
 
 
 def run_probe(recipe: ExtractRecipe, clip: Clip, *, form: Format, device: str, seconds: float) -> Probe:
-    """Map as much of `clip` as there is time for, again and again until `seconds` are spent.
+    """Map batches of `clip`, as large as the recipe has them or as there is time for, until `seconds` are spent.
 
     Raises RequestError for a clip that the recipe cannot use.
     """
     place = choose_device(device)
     recipe, models = models_for_probe(recipe, place)
     mapper = Mapper(recipe, models)
-
-    def mapped(part: Clip) -> tuple[float, ClipRecord]:
-        start = time.perf_counter()
-        try:
-            record = mapper(part)
-        except BadClip as error:
-            raise RequestError(f"The clip to measure with cannot be used: {error}.") from None
-        if place.type == "cuda":
-            torch.cuda.synchronize(place)
-        return time.perf_counter() - start, record
-
-    spent, _ = mapped(first_frames(clip, WARM_UP))
+    short = [first_frames(clip, WARM_UP)] * recipe.batch.clips
+    warm = _Stream(mapper, short, 0.0)
     if place.type == "cuda":  # kernels are chosen and compiled in the first pass
-        spent, _ = mapped(first_frames(clip, WARM_UP))
-    room = int(seconds / spent * min(WARM_UP, len(clip)))
-    part = first_frames(clip, max(WARM_UP, min(len(clip), room)))
-    total, passes = 0.0, 0
-    while passes == 0 or total + total / passes <= seconds:
-        spent, record = mapped(part)
-        total, passes = total + spent, passes + 1
+        warm = _Stream(mapper, short, 0.0)
+    batch = batch_of(clip, recipe.batch.clips, room=int(seconds * warm.frames_per_s))
+    found = _Stream(mapper, batch, seconds)
+    record = found.record
     sizes = {"C": models.channels, "P": recipe.points.count if recipe.store.points else 0, "W": recipe.frames.size}
     for name, array in (("S", record.state), ("A", record.action)):
         if array is not None:
             sizes[name] = array.shape[1]
     manifest = Manifest(format=form, dataset=DatasetRecord(name="plan"), models=models.records, sizes=sizes)
     return Probe(
-        frames_per_s=passes * len(record) / total,
+        frames_per_s=found.frames_per_s,
         frames=len(record),
+        clips=len(batch),
         device=device_name(place),
         tokens=len(record.tokens.feat) / len(record),
         bytes=written_bytes(record, manifest),
         random_models=tuple(f"{model.role} ({model.name})" for model in models.records if model.random),
     )
+
+
+class _Stream:
+    """Batches one after the other through a mapper, for about `seconds`; on a GPU they overlap, as in an extraction."""
+
+    def __init__(self, mapper: Mapper, batch: Sequence[Clip], seconds: float) -> None:
+        self._start, self._given = time.perf_counter(), 0
+        self._least = OVERLAP if mapper.lanes.cuda and seconds else 1
+        self._seconds = seconds
+        outcomes = [outcome for done in mapper.stream(self._batches(batch)) for outcome in done]
+        mapper.lanes.wait()
+        spent = time.perf_counter() - self._start
+        for outcome in outcomes:
+            if isinstance(outcome, BadClip):
+                raise RequestError(f"The clip to measure with cannot be used: {outcome}.")
+            self.record: ClipRecord = outcome
+        self.frames_per_s = sum(len(clip) for clip in batch) * self._given / spent
+
+    def _batches(self, batch: Sequence[Clip]) -> Iterator[Sequence[Clip]]:
+        while self._given < self._least or self._spent() * (1 + 1 / self._given) <= self._seconds:
+            self._given += 1
+            yield batch
+
+    def _spent(self) -> float:
+        return time.perf_counter() - self._start
+
+
+def batch_of(clip: Clip, clips: int, *, room: int) -> list[Clip]:
+    """As many as `clips` copies of a clip, for `room` frames: fewer copies first, then a shorter clip."""
+    frames = max(min(WARM_UP, len(clip)), min(len(clip), room))
+    return [first_frames(clip, frames)] * max(1, min(clips, room // frames))
 
 
 def models_for_probe(recipe: ExtractRecipe, place: torch.device) -> tuple[ExtractRecipe, FrozenModels]:

@@ -107,6 +107,7 @@ class Plan:
             "frames_per_s": self.frames_per_s,
             "frames_per_s_measured": probe is not None,
             "probe_frames": None if probe is None else probe.frames,
+            "probe_clips": None if probe is None else probe.clips,
             "random_weights": [] if probe is None else list(probe.random_models),
             "device_hours": self.device_hours,
             "deadline_hours": request.deadline,
@@ -132,12 +133,14 @@ class Plan:
         yield f"                {total:,.0f} a frame ({self.bytes_source}):"
         for family, size in _families(self.bytes_a_frame):
             yield f"                {size:10,.0f}  {_size(size * counts.frames):>9}  {family}"
-        measured = "given" if probe is None else f"measured on {probe.frames} frames a clip"
+        measured = "given" if probe is None else f"measured on {_batches(probe)}"
         yield f"  rate          {self.frames_per_s:.3g} frames/s on {self.device} ({measured})"
         if probe is not None and probe.random_models:
             yield f"                RANDOM weights: {', '.join(probe.random_models)}: the rate holds, N' may not"
         if probe is not None and probe.frames < round(counts.frames_per_clip):
             yield "                clips have more frames; frames lifted together cost more the more there are"
+        if probe is not None and probe.clips < request.recipe.batch.clips:
+            yield f"                the recipe's batches have {request.recipe.batch.clips}: give more --probe-seconds"
         yield f"  device-hours  {self.device_hours:,.1f}"
         if self.workers is not None:
             plural = "workers" if self.workers > 1 else "worker"
@@ -226,6 +229,11 @@ def _families(sizes: dict[str, float]) -> list[tuple[str, float]]:
     large = [(name, size) for name, size in sizes.items() if size >= total / 100]
     small = sum(size for size in sizes.values() if size < total / 100)
     return [*sorted(large, key=lambda item: -item[1]), *([("all the rest", small)] if small else [])]
+
+
+def _batches(probe: Probe) -> str:
+    several = f", {probe.clips} clips a batch" if probe.clips > 1 else ""
+    return f"{probe.frames} frames a clip{several}"
 
 
 def _size(count: float) -> str:

@@ -102,8 +102,13 @@ def record_digest(record: ClipRecord) -> str:
 
 def content_digest(clips: Iterable[tuple[str, str]]) -> str:
     """SHA-256 of a store from its clips' (key, digest), in any order."""
+    return digest_of_sorted(sorted(clips))
+
+
+def digest_of_sorted(clips: Iterable[tuple[str, str]]) -> str:
+    """The same of clips that come in the order of their keys."""
     digest = hashlib.sha256()
-    for key, clip in sorted(clips):
+    for key, clip in clips:
         digest.update(_framed(key.encode()))
         digest.update(bytes.fromhex(clip))
     return digest.hexdigest()

@@ -17,6 +17,9 @@ _SHOWN = 3
 def open_checked(url: str, section: DataSection) -> Store:
     """A store for training, without the damaged shards where the recipe says so.
 
+    Shards that will be fetched whole are compared with their SHA-256 when they arrive, not here, unless damaged ones
+    are to be left out, which must be known before.
+
     Says on stderr what is left out: the shards by name, and how many clips.
 
     Raises:
@@ -24,7 +27,8 @@ def open_checked(url: str, section: DataSection) -> Store:
         StoreRequestError: there is no store.
     """
     layout = StoreLayout.open(url)
-    damaged = damaged_shards(layout, sums=section.check == "sums")
+    compared_later = section.order == "shards" and section.damaged == "stop" and not layout.files.is_local
+    damaged = damaged_shards(layout, sums=section.check == "sums" and not compared_later)
     if not damaged:
         return Store(url)
     named = "; ".join(f"{shard}: {problem}" for shard, problem in list(damaged.items())[:_SHOWN])
@@ -60,7 +64,7 @@ def damaged_shards(layout: StoreLayout, *, sums: bool, threads: int = 4) -> dict
         if name == sidecar_name(shard) and name not in (REJECTED, SUMS) and "is not listed" not in problem:
             damaged[shard] = f"its sidecar {problem}"
     try:
-        listed = index_shards(read_index(layout.files.read_bytes(INDEX)))
+        listed = index_shards(read_index(layout.files.read_bytes(INDEX), ("row",)))
     except (FileNotFoundError, StoreError):
         listed = []
     for shard in sorted(set(listed) - set(committed)):

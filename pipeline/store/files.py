@@ -4,9 +4,7 @@ import errno
 import io
 import os
 import tempfile
-import threading
 import uuid
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.store.errors import StoreError, StoreRequestError
 from pipeline.store.mapping import map_file
+from pipeline.store.remote_file import FULL, RemoteFile, answered
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -28,7 +27,6 @@ TEMPORARY = ".tmp-"
 LOCK_MARK = f"{TEMPORARY}lock"
 """How the files end that are locked by whoever writes to a store (`pipeline.store.lock`)."""
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _OBJECT_STORES = {"s3", "s3a"}
 """Protocols whose puts are whole and can be conditional. Others get a file under a temporary name, then its own."""
 
@@ -71,50 +69,6 @@ class MappedFile:
     def read(self, start: int, length: int) -> memoryview:
         """A view of the mapped bytes."""
         return self.slices[start : start + length]
-
-
-class RemoteFile:
-    """A file behind fsspec. A large read is one ranged request; small ones share blocks, of which a few are kept."""
-
-    BLOCK = 1 << 16
-    KEPT = 64
-
-    def __init__(self, fs: Any, path: str) -> None:
-        self._fs, self._path = fs, path
-        self._blocks: OrderedDict[int, bytes] = OrderedDict()
-        self._lock = threading.Lock()
-        self.size = int(fs.info(path)["size"])
-
-    @property
-    def slices(self) -> Sliced:
-        """Reads by slices."""
-        return _RemoteSlices(self)
-
-    def read(self, start: int, length: int) -> memoryview:
-        """The bytes of at most two requests."""
-        first, last = start // self.BLOCK, (start + length - 1) // self.BLOCK
-        if length == 0 or last - first > 1:
-            return memoryview(self._fs.cat_file(self._path, start=start, end=start + length) if length else b"")
-        data = b"".join(self._block(number) for number in range(first, last + 1))
-        return memoryview(data)[start - first * self.BLOCK :][:length]
-
-    def _block(self, number: int) -> bytes:
-        with self._lock:
-            if number not in self._blocks:
-                end = min((number + 1) * self.BLOCK, self.size)
-                self._blocks[number] = bytes(self._fs.cat_file(self._path, start=number * self.BLOCK, end=end))
-            self._blocks.move_to_end(number)
-            while len(self._blocks) > self.KEPT:
-                self._blocks.popitem(last=False)
-            return self._blocks[number]
-
-
-@dataclass(frozen=True)
-class _RemoteSlices:
-    file: RemoteFile
-
-    def __getitem__(self, place: slice) -> memoryview:
-        return self.file.read(place.start, place.stop - place.start)
 
 
 class SourceIO(io.RawIOBase):
@@ -180,18 +134,28 @@ class StoreFiles:
             raise StoreRequestError(f"{self.url} is no folder and no URL that fsspec knows ({error}).") from error
         return fs, str(root)
 
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        if self.is_local:
+            yield
+            return
+        with answered(f"{self.url.rstrip('/')}/{name}"):
+            yield
+
     def exists(self, name: str) -> bool:
         """Whether there is such a file or folder."""
         fs, _ = self._fs_root()
         fs.invalidate_cache()  # others write, too
-        return bool(fs.exists(self.path(name)))
+        with self._reading(name):
+            return bool(fs.exists(self.path(name)))
 
     def names(self, folder: str = "") -> list[str]:
         """Names in a folder, sorted; empty where there is no folder."""
         fs, _ = self._fs_root()
         fs.invalidate_cache()
         try:
-            entries = fs.ls(self.path(folder), detail=False)
+            with self._reading(folder):
+                entries = fs.ls(self.path(folder), detail=False)
         except FileNotFoundError:
             return []
         except NotADirectoryError:
@@ -201,13 +165,15 @@ class StoreFiles:
 
     def read_bytes(self, name: str) -> bytes:
         """A whole file. FileNotFoundError where there is none."""
-        return bytes(self._fs_root()[0].cat_file(self.path(name)))
+        with self._reading(name):
+            return bytes(self._fs_root()[0].cat_file(self.path(name)))
 
     def read_many(self, names: list[str]) -> dict[str, bytes]:
         """Whole files; a remote file system fetches them together."""
         if self.is_local or not names:
             return {name: self.read_bytes(name) for name in names}
-        found = self._fs_root()[0].cat([self.path(name) for name in names])
+        with self._reading(names[0]):
+            found = self._fs_root()[0].cat([self.path(name) for name in names])
         by_name = {path.rsplit("/", 1)[-1]: data for path, data in found.items()}
         return {name: by_name[name.rsplit("/", 1)[-1]] for name in names}
 
@@ -216,8 +182,9 @@ class StoreFiles:
         return MappedFile(self.path(name)) if self.is_local else RemoteFile(self._fs_root()[0], self.path(name))
 
     def copy_to(self, name: str, path: Path) -> None:
-        """Write a whole file to a local path. FileNotFoundError where there is none; OSError as it comes."""
-        self._fs_root()[0].get_file(self.path(name), str(path))
+        """Write a whole file to a local path. FileNotFoundError where there is none, StoreError for other trouble."""
+        with self._reading(name):
+            self._fs_root()[0].get_file(self.path(name), str(path))
 
     def remove(self, name: str) -> None:
         """Remove a file, or an empty folder."""
@@ -245,7 +212,8 @@ class StoreFiles:
                 with tempfile.TemporaryDirectory(prefix="cla-") as folder:
                     path = Path(folder) / "file"
                     yield path
-                    self._upload(path, name, new=new)
+                    with answered(f"{self.url.rstrip('/')}/{name}", "write"):
+                        self._upload(path, name, new=new)
                 return
             target = Path(self.path(name))
             if not target.parent.is_dir():
@@ -303,7 +271,7 @@ class StoreFiles:
             if new and isinstance(error, FileExistsError):
                 raise
             where = f"{self.url.rstrip('/')}/{name}"
-            if error.errno in _FULL:
+            if error.errno in FULL:
                 raise StoreError(
                     f"No room to write {where} ({error.strerror}). Nothing of it was kept, shards committed before are "
                     "whole: free some space, then go on with --resume."

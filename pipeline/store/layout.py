@@ -1,7 +1,7 @@
 """Where the parts of a store are, which shards are committed, and who may write to it."""
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
@@ -16,6 +16,9 @@ MANIFEST, INDEX, REJECTED, SHARDS = "manifest.json", "index.parquet", "rejected.
 
 SUMS = "SHA256SUMS"
 """Checksums of all other files (`pipeline.store.sums`)."""
+
+_TOGETHER = 256
+"""Sidecars that are fetched at a time."""
 
 Mode = Literal["new", "resume", "overwrite", "join"]
 SpecT = TypeVar("SpecT", bound=BaseModel)
@@ -102,15 +105,27 @@ class StoreLayout:
 
     def sidecar(self, shard: str) -> Sidecar:
         """The sidecar of a committed shard. ShardError when it is damaged."""
-        return self._sidecar(shard, self.files.read_bytes(sidecar_name(shard)))
+        return self.parsed(shard, self.files.read_bytes(sidecar_name(shard)))
 
-    def sidecars(self, shards: Sequence[str] | None = None) -> list[Sidecar]:
-        """The sidecars of these committed shards, of all by name without them."""
+    def sidecars(self, shards: Sequence[str] | None = None) -> Iterator[Sidecar]:
+        """The sidecars of these committed shards, of all by name without them; in their order.
+
+        They come one by one: those of a million clips together would take gigabytes of memory.
+        """
+        for shard, data in self.sidecar_files(shards):
+            yield self.parsed(shard, data)
+
+    def sidecar_files(self, shards: Sequence[str] | None = None) -> Iterator[tuple[str, bytes]]:
+        """The same as (shard, content of its file)."""
         shards = self.committed() if shards is None else shards
-        data = self.files.read_many([sidecar_name(shard) for shard in shards])
-        return [self._sidecar(shard, data[sidecar_name(shard)]) for shard in shards]
+        for start in range(0, len(shards), _TOGETHER):
+            group = shards[start : start + _TOGETHER]
+            data = self.files.read_many([sidecar_name(shard) for shard in group])
+            for shard in group:
+                yield shard, data.pop(sidecar_name(shard))
 
-    def _sidecar(self, shard: str, data: bytes) -> Sidecar:
+    def parsed(self, shard: str, data: bytes) -> Sidecar:
+        """The sidecar of a shard from the content of its file. ShardError when it is damaged."""
         try:
             sidecar = _parse(Sidecar, data, sidecar_name(shard))
         except StoreError as error:
@@ -220,9 +235,11 @@ def sidecar_name(shard: str) -> str:
 
 def current_rejections(sidecars: Iterable[Sidecar]) -> list[Rejected]:
     """The last rejection of each clip that no shard holds, by key."""
-    sidecars = list(sidecars)
-    done = {row.key for sidecar in sidecars for row in sidecar.rows}
-    last = {bad.key: bad for sidecar in sidecars for bad in sidecar.rejected}
+    done: set[str] = set()
+    last: dict[str, Rejected] = {}
+    for sidecar in sidecars:
+        done.update(row.key for row in sidecar.rows)
+        last |= {bad.key: bad for bad in sidecar.rejected}
     return [last[key] for key in sorted(last) if key not in done]
 
 

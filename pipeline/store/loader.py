@@ -113,6 +113,10 @@ class Store(Dataset[ClipRecord]):
         table = self._listing(("key", "shard", "digest"))
         return content_digest(zip(table["key"].to_pylist(), table["digest"].to_pylist(), strict=True))
 
+    def through(self, cache: ShardCache) -> "Store":
+        """The same clips, read by way of a cache of whole shards."""
+        return Store(self.layout.url, split=self.split, cache=cache, without=self._without.to_pylist())
+
     def _index(self, columns: tuple[str, ...] | None) -> Any:
         table = self._listing(columns)
         return table if self.split is None else table.filter(pc.equal(table["split"], self.split))

@@ -208,7 +208,7 @@ class ShardCache:
                 if not part.exists():
                     raise StoreError(f"The cache folder {self.folder} is gone.") from error
                 raise ShardError(shard, None, f"its data file {layout.data_name(shard)} is missing") from None
-            except OSError as error:
+            except (OSError, StoreError) as error:
                 problem = f"does not arrive ({error})"
                 continue
             with part.open("rb") as file:

@@ -11,10 +11,9 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from data_specs.arrays import Array
-from data_specs.records import exclusive_sum
 from pipeline.store.errors import StoreRequestError
 from pipeline.store.handover import forget_ended, hand_over
-from stages.draw import mix_seed
+from pipeline.store.shard_order import ShardOrder, stretch
 
 if TYPE_CHECKING:
     from pipeline.store.loader import Store
@@ -77,16 +76,15 @@ class ShardStream(Generic[BatchT]):
         self._view, self._batch, self._buffer, self._seed = view, batch_size, buffer, seed
         self._rank, self._world, self._drop_last, self._workers = rank, world, drop_last, workers
         shard = view.store.shard_of(view.frames())
-        self._by_shard = np.argsort(shard, kind="stable")
-        self._start = exclusive_sum(np.bincount(shard, minlength=len(view.store.shards)))
+        self._order = ShardOrder(shard, len(view.store.shards), seed=seed, buffer=buffer)
         self._epoch, self._done = 0, 0
 
     def __len__(self) -> int:
         """Batches of an epoch of this rank."""
-        total = len(self._by_shard)
+        total = len(self._order)
         if self._drop_last:
             return total // self._world // self._batch
-        first, last = self._stretch(total)
+        first, last = stretch(total, self._rank, self._world)
         return -(-(last - first) // self._batch)
 
     @property
@@ -109,24 +107,7 @@ class ShardStream(Generic[BatchT]):
 
     def order(self, epoch: int) -> Array:
         """The samples i8 of this rank in an epoch, in order."""
-        generator = np.random.default_rng(mix_seed(self._seed, epoch))
-        shards = generator.permutation(len(self._start) - 1)
-        count = np.diff(self._start)[shards]
-        ends = exclusive_sum(count)
-        first, last = self._stretch(int(ends[-1]))
-        parts = []
-        for number in range(*_covering(ends, first, last)):
-            # the same for every rank that has a part of the shard
-            shuffled = np.random.default_rng(mix_seed(self._seed, epoch, int(shards[number])))
-            begin = int(self._start[shards[number]])
-            inside = begin + shuffled.permutation(int(count[number]))
-            low, high = max(first - int(ends[number]), 0), min(last, int(ends[number + 1])) - int(ends[number])
-            parts.append(self._by_shard[inside[low:high]])
-        samples = np.concatenate(parts) if parts else self._by_shard[:0]
-        # each sample waits behind as many others as a draw from the buffer says
-        own = np.random.default_rng(mix_seed(self._seed, epoch, self._rank, 1))
-        wait = own.uniform(0.0, self._buffer, len(samples)) if self._buffer > 1 else np.zeros(len(samples))
-        return samples[np.argsort(np.arange(len(samples)) + wait, kind="stable")]
+        return self._order.of(epoch, rank=self._rank, world=self._world)
 
     def __iter__(self) -> Iterator[BatchT]:
         batches = self._batches()
@@ -178,13 +159,10 @@ class ShardStream(Generic[BatchT]):
         ahead(self._done)
         return ahead
 
-    def _stretch(self, total: int) -> tuple[int, int]:
-        return total * self._rank // self._world, total * (self._rank + 1) // self._world
-
     def _identity(self) -> dict[str, Any]:
         return {
             "store": self._view.store.digest,
-            "samples": len(self._by_shard),
+            "samples": len(self._order),
             "batch_size": self._batch,
             "buffer": self._buffer,
             "seed": self._seed,
@@ -220,10 +198,3 @@ class _Ahead:
         if wanted != self._wanted:
             self._wanted = wanted
             cache.ahead(store.layout, wanted)
-
-
-def _covering(ends: Array, first: int, last: int) -> tuple[int, int]:
-    """Numbers of the stretches [ends[i], ends[i+1]) that have some of first:last."""
-    if last <= first:
-        return 0, 0
-    return int(np.searchsorted(ends, first, side="right") - 1), int(np.searchsorted(ends, last, side="left"))

@@ -7,7 +7,7 @@ says which files there were. It is written last, after every run.
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from pydantic import ValidationError
 
@@ -28,10 +28,9 @@ def write_sums(layout: StoreLayout) -> None:
     for name in (MANIFEST, INDEX, REJECTED, LANGUAGE):
         if files.exists(name):
             sums[name] = _sha256(files.read_bytes(name))
-    shards = layout.committed()
-    data = files.read_many([sidecar_name(shard) for shard in shards])
-    for shard, sidecar in zip(shards, layout.sidecars(), strict=True):
-        sums[sidecar_name(shard)] = _sha256(data[sidecar_name(shard)])
+    for shard, data in layout.sidecar_files():
+        sums[sidecar_name(shard)] = _sha256(data)
+        sidecar = layout.parsed(shard, data)
         if sidecar.file is not None:
             sums[layout.data_name(shard)] = sidecar.file.sha256
     copy = json.dumps(layout.manifest.model_dump(mode="json"), allow_nan=False)
@@ -80,18 +79,16 @@ def sum_problems(layout: StoreLayout) -> Iterator[tuple[str, str]]:
     shards = layout.committed()
     small = [name for name in (MANIFEST, INDEX, REJECTED, LANGUAGE) if name in sums or layout.files.exists(name)]
     sidecars = [sidecar_name(shard) for shard in shards]
-    data = layout.files.read_many(sidecars)
-    for name in [*small, *sidecars]:
+    for name in small:
         try:
-            content = data[name] if name in data else layout.files.read_bytes(name)
+            content = layout.files.read_bytes(name)
         except FileNotFoundError:
             if name == LANGUAGE:
                 yield name, f"is listed in {SUMS} and missing"
             continue
-        if name not in sums:
-            yield name, f"is not listed in {SUMS}: a run was stopped before its end; --resume mends that"
-        elif _sha256(content) != sums[name]:
-            yield name, f"its SHA-256 is not the one in {SUMS}"
+        yield from _compared(name, content, sums)
+    for shard, content in layout.sidecar_files(shards):
+        yield from _compared(sidecar_name(shard), content, sums)
     of_shards = {*sidecars, *(layout.data_name(shard) for shard in shards)}
     for name in sorted(sums.keys() - of_shards - known):
         shard = re.sub(r"^shards/|\.json$", "", name)
@@ -99,6 +96,13 @@ def sum_problems(layout: StoreLayout) -> Iterator[tuple[str, str]]:
             yield name, f"is listed in {SUMS} and missing: shard {shard} is lost"
         elif layout.shard_of(name) is None:
             yield SUMS, f"lists {name}, which is no part of a store"
+
+
+def _compared(name: str, content: bytes, sums: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    if name not in sums:
+        yield name, f"is not listed in {SUMS}: a run was stopped before its end; --resume mends that"
+    elif _sha256(content) != sums[name]:
+        yield name, f"its SHA-256 is not the one in {SUMS}"
 
 
 def _sha256(data: bytes) -> str:

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from data_specs.shards import LANGUAGE, ClipRow, Sidecar
 from pipeline.store.columns import record_digest, record_from_arrays
@@ -29,6 +30,7 @@ from pipeline.store.sums import sum_problems
 from pipeline.store.writer import array_entry
 
 _PIECE = 1 << 22
+_ROWS, _DIGITS = 1 << 14, 16
 _SHOWN = 3
 """Problems of one array of one shard that are listed; a damaged array breaks many rules at once."""
 
@@ -54,17 +56,19 @@ def verify(layout: StoreLayout, *, threads: int = 2) -> list[Damage]:
     Data files are read once for their SHA-256 and once through their arrays, `threads` shards at a time.
     """
     damages = list(_foreign_files(layout))
-    sidecars = []
+    # of a million clips the sidecars would take gigabytes: they are read again instead of kept
+    whole: list[str] = []
+    texts: set[str] = set()
     for shard in layout.committed():
         try:
-            sidecars.append(layout.sidecar(shard))
+            texts.update(row.text for row in layout.sidecar(shard).rows)
+            whole.append(shard)
         except ShardError as error:
             damages.append(_damage(error))
     with ThreadPoolExecutor(threads) as pool:
-        for found in pool.map(lambda sidecar: list(verify_shard(layout, sidecar)), sidecars):
+        for found in pool.map(lambda shard: list(verify_shard(layout, layout.sidecar(shard))), whole):
             damages += found
-    damages += _index_problems(layout, sidecars)
-    texts = {row.text for sidecar in sidecars for row in sidecar.rows}
+    damages += _index_problems(layout, whole)
     damages += [Damage(shard=LANGUAGE, array="", problem=problem) for problem in language_problems(layout, texts)]
     named = {damage.shard for damage in damages}
     damages += [damage for damage in _sum_damages(layout) if damage.shard not in named]
@@ -102,7 +106,7 @@ def verify_shard(layout: StoreLayout, sidecar: Sidecar) -> Iterator[Damage]:
     except ShardError as error:
         yield _damage(error)
         return
-    except OSError as error:
+    except (OSError, StoreError) as error:
         yield Damage(shard=sidecar.shard, array="", problem=f"its data file cannot be read ({error})")
         return
     if found and not inside:
@@ -185,10 +189,10 @@ def _one_clip(layout: StoreLayout, reader: ShardReader, i: int, row: ClipRow) ->
         yield "", "its content digest is not the committed one"
 
 
-def _index_problems(layout: StoreLayout, sidecars: list[Sidecar]) -> Iterator[Damage]:
+def _index_problems(layout: StoreLayout, shards: Sequence[str]) -> Iterator[Damage]:
     """Where `index.parquet` and `rejected.jsonl` say something else than the sidecars."""
     try:
-        expected = index_table(sidecars)
+        expected = index_table(layout.sidecars(shards))
     except ShardError as error:
         yield _damage(error)
         return
@@ -197,9 +201,7 @@ def _index_problems(layout: StoreLayout, sidecars: list[Sidecar]) -> Iterator[Da
         if found.schema.metadata != expected.schema.metadata:
             yield Damage(shard=INDEX, array="", problem="is of other shards than the sidecars")
         if not found.equals(expected):
-            rows = {(row["key"], json.dumps(row)) for row in found.to_pylist()}
-            wanted = {(row["key"], json.dumps(row)) for row in expected.to_pylist()}
-            keys = sorted({key for key, _ in rows ^ wanted})
+            keys = sorted({key for key, _ in _rows(found) ^ _rows(expected)})
             shown = ", ".join(keys[:_SHOWN]) or "the order of rows"
             yield Damage(shard=INDEX, array="", problem=f"{len(keys)} clips differ from the sidecars: {shown}")
     except FileNotFoundError:
@@ -207,12 +209,21 @@ def _index_problems(layout: StoreLayout, sidecars: list[Sidecar]) -> Iterator[Da
     except StoreError as error:
         yield Damage(shard=INDEX, array="", problem=str(error))
     try:
-        same = layout.files.read_bytes(REJECTED) == rejected_bytes(current_rejections(sidecars))
+        same = layout.files.read_bytes(REJECTED) == rejected_bytes(current_rejections(layout.sidecars(shards)))
         problem = "" if same else "says something else than the sidecars"
     except FileNotFoundError:
         problem = "is missing; --resume or `cla merge` writes it anew"
     if problem:
         yield Damage(shard=REJECTED, array="", problem=problem)
+
+
+def _rows(table: Any) -> set[tuple[str, str]]:
+    """The rows of an index: the key of each, and a digest of all of it."""
+    return {
+        (row["key"], hashlib.sha256(json.dumps(row).encode()).hexdigest()[:_DIGITS])
+        for batch in table.to_batches(max_chunksize=_ROWS)
+        for row in batch.to_pylist()
+    }
 
 
 def _foreign_files(layout: StoreLayout) -> Iterator[Damage]:

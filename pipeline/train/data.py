@@ -5,8 +5,9 @@ stream without talking. The sampler decides everything; loader processes only re
 """
 
 import multiprocessing
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from pipeline.config import FailedError
 from pipeline.store.handover import forget_ended, hand_over
 from pipeline.store.loader import Store
 from pipeline.store.pixels import pairs_with_pixels
+from pipeline.store.shard_order import ShardOrder
 from pipeline.train.signals import ignore_stop_signals
 from pipeline.train.task import BatchPlan
 from pipeline.train_config import PairsSection, TrainSection
@@ -34,6 +36,14 @@ _PATIENCE = 10.0
 """Seconds to wait for one that was killed."""
 
 
+class ByShard(NamedTuple):
+    """That samples are taken shard after shard: the shard i8 [n] of each, how many there are, samples of the buffer."""
+
+    shard: Array
+    shards: int
+    buffer: int
+
+
 class Stream:
     """Training samples, epoch after epoch, each epoch in an order of its own; place p is in epoch p // size.
 
@@ -41,10 +51,11 @@ class Stream:
         items: [n, ...], a row a sample; an epoch takes each of them once.
         seed: another one, another order.
         chance: f8 [n], in proportion to which samples are drawn instead, with replacement, n an epoch.
+        by: take them (or those drawn for the epoch) shard after shard; without it in any order.
     """
 
-    def __init__(self, items: Array, seed: int, chance: Array | None = None) -> None:
-        self._items, self._seed = items, seed
+    def __init__(self, items: Array, seed: int, chance: Array | None = None, by: ByShard | None = None) -> None:
+        self._items, self._seed, self._by = items, seed, by
         self._chance = None if chance is None else chance / chance.sum()
         self._epoch = -1
         self._shuffled = items[:0]
@@ -55,17 +66,33 @@ class Stream:
         epoch, place = np.divmod(where, len(self._items))
         return np.concatenate([self._of(int(number))[place[epoch == number]] for number in np.unique(epoch)])
 
+    def __len__(self) -> int:
+        """Samples of an epoch."""
+        return len(self._items)
+
+    def shards_of(self, epoch: int) -> Array:
+        """The shard i8 [n] of each sample of an epoch, in its order; of a stream that is taken by shards."""
+        assert self._by is not None
+        return self._by.shard[self._order(epoch)]
+
     def _of(self, epoch: int) -> Array:
         """The samples of an epoch, shuffled; the last one asked for is kept."""
         if epoch != self._epoch:
-            generator = np.random.default_rng(mix_seed(self._seed, epoch, 0))
-            size = len(self._items)
-            order = (
-                generator.permutation(size) if self._chance is None else generator.choice(size, size, p=self._chance)
-            )
-            self._shuffled = self._items_of(epoch)[order]
+            self._shuffled = self._items_of(epoch)[self._order(epoch)]
             self._epoch = epoch
         return self._shuffled
+
+    def _order(self, epoch: int) -> Array:
+        generator = np.random.default_rng(mix_seed(self._seed, epoch, 0))
+        size, by = len(self._items), self._by
+        if by is None:
+            return generator.permutation(size) if self._chance is None else self._drawn(generator)
+        drawn = np.arange(size) if self._chance is None else self._drawn(generator)
+        order = ShardOrder(by.shard[drawn], by.shards, seed=self._seed, buffer=by.buffer)
+        return np.asarray(drawn[order.of(epoch)])
+
+    def _drawn(self, generator: np.random.Generator) -> Array:
+        return generator.choice(len(self._items), len(self._items), p=self._chance)
 
     def _items_of(self, epoch: int) -> Array:
         """The samples of an epoch in their own order."""
@@ -83,15 +110,22 @@ class PairStream(Stream):
             there (it ends before), the first frame keeps the partner it has in `pairs`.
         seed: another one, another order.
         weights: f8 [n], how much moves in each pair, with mean 1; needed where `section.motion` is above 0.
+        by: take them shard after shard.
     """
 
     def __init__(
-        self, store: Store, pairs: Array, section: PairsSection, seed: int, weights: Array | None = None
+        self,
+        store: Store,
+        pairs: Array,
+        section: PairsSection,
+        seed: int,
+        weights: Array | None = None,
+        by: ByShard | None = None,
     ) -> None:
         chance = None
         if weights is not None:
             chance = (1 - section.motion) + section.motion * weights.astype(np.float64)
-        super().__init__(pairs, seed, chance)
+        super().__init__(pairs, seed, chance, by)
         self._store, self._section = store, section
 
     def _items_of(self, epoch: int) -> Array:
@@ -130,13 +164,16 @@ class PairReader(Dataset[PairBatch]):
 
 
 class StreamSampler(Sampler[Array]):
-    """Samples at the places of a plan, without end."""
+    """Samples at the places of a plan, without end; `ahead` is told each place before it is asked for."""
 
-    def __init__(self, stream: Stream, plan: BatchPlan) -> None:
-        self._stream, self._plan = stream, plan
+    def __init__(self, stream: Stream, plan: BatchPlan, ahead: Callable[[int], None] | None = None) -> None:
+        self._stream, self._plan, self._ahead = stream, plan, ahead
 
     def __iter__(self) -> Iterator[Array]:
-        return map(self._stream.take, self._plan)
+        for places in self._plan:
+            if self._ahead is not None:
+                self._ahead(places.start)
+            yield self._stream.take(places)
 
 
 def spread(items: Array, most: int) -> Array:
@@ -151,11 +188,12 @@ def load_ahead(reader: Dataset[BatchT], items: Iterable[Any], section: TrainSect
 
     The processes end with the iterator: by themselves, or killed where they do not.
 
-    Raises FailedError when a loader process dies, or none gives a batch for `LOADER_TIMEOUT` seconds.
+    Raises FailedError when a loader process dies, or none gives a batch for `LOADER_TIMEOUT` seconds; what `reader`
+    raises of that kind (a damaged shard) arrives as it is.
     """
     workers = section.workers
-    loader: DataLoader[BatchT] = DataLoader(
-        reader,
+    loader: DataLoader[BatchT | _Failure] = DataLoader(
+        _Telling(reader) if workers else reader,
         batch_size=None,
         sampler=items,
         collate_fn=hand_over,
@@ -171,7 +209,10 @@ def load_ahead(reader: Dataset[BatchT], items: Iterable[Any], section: TrainSect
     batches = iter(loader)
     ours = [child for child in multiprocessing.active_children() if child not in before]
     try:
-        yield from batches
+        for batch in batches:
+            if isinstance(batch, _Failure):
+                raise batch.error
+            yield batch
     except RuntimeError as error:
         if "DataLoader timed out" in str(error):
             raise FailedError(
@@ -192,6 +233,26 @@ def load_ahead(reader: Dataset[BatchT], items: Iterable[Any], section: TrainSect
                 process.kill()
             process.join(_PATIENCE)
         forget_ended()
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """In the place of a batch: torch would give an error of ours back as another one, with a traceback in its text."""
+
+    error: FailedError
+
+
+class _Telling(Dataset[Any]):
+    """A reader in a loader process."""
+
+    def __init__(self, reader: Dataset[Any]) -> None:
+        self._reader = reader
+
+    def __getitem__(self, item: Any) -> Any:
+        try:
+            return self._reader[item]
+        except FailedError as error:
+            return _Failure(error)
 
 
 def _start_worker(_number: int) -> None:

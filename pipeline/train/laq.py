@@ -18,6 +18,7 @@ from pipeline.store.motion import motion_weights
 from pipeline.store.pairs import PairIndex
 from pipeline.train.data import PairReader, PairStream, StreamSampler, load_ahead, spread
 from pipeline.train.laq_recipe import LaqRecipe
+from pipeline.train.shard_reading import ShardReading
 from pipeline.train.split import labelled_clips, split_clips
 from pipeline.train.task import BatchPlan, Step, Task
 from pipeline.train_config import TrainRecipe
@@ -52,7 +53,10 @@ class LaqTask(Task[PairBatch]):
         self._columns = self._columns_of_model()
         seen = ACTION_COLUMN in self._columns
         self.labelled = labelled_clips(self._keys, self.split.train, recipe.labels.fraction) if seen else None
-        self._reader = PairReader(store, self._columns, self.labelled)
+        self._reading = ShardReading([store], recipe.data) if recipe.data.order == "shards" else None
+        self._plain = PairReader(store, self._columns, self.labelled)
+        through = self._reading.stores[0] if self._reading else store
+        self._reader = PairReader(through, self._columns, self.labelled)
         index = self._find_pairs()
         self.pairs = _of_clips(index, self.split.train)
         self.held_out = spread(_frames(_of_clips(index, self.split.validation)), recipe.train.validate_samples)
@@ -61,8 +65,10 @@ class LaqTask(Task[PairBatch]):
                 f"None of the {len(self.split.train)} training clips of {store.layout.url} has frames "
                 f"{recipe.pairs.offset:g} s apart: set a smaller pairs.offset."
             )
-        weights = motion_weights(store, self.pairs) if recipe.pairs.motion else None
-        self._stream = PairStream(store, _frames(self.pairs), recipe.pairs, recipe.seed, weights)
+        weights = self._motion_weights() if recipe.pairs.motion else None
+        first = self.pairs.first
+        by = self._reading.by(np.zeros(len(first), dtype=np.int64), first) if self._reading else None
+        self._stream = PairStream(store, _frames(self.pairs), recipe.pairs, recipe.seed, weights, by)
         self._counted: Tensor | None = None
         self._replaced = 0
         self._warned = -_WARN_EVERY
@@ -113,14 +119,20 @@ class LaqTask(Task[PairBatch]):
 
     def batches(self, plan: BatchPlan) -> Iterator[PairBatch]:
         """Shuffled training pairs."""
-        return load_ahead(self._reader, StreamSampler(self._stream, plan), self.recipe.train)
+        section, reading = self.recipe.train, self._reading
+        sampler = reading.sampler(self._stream, plan, section) if reading else StreamSampler(self._stream, plan)
+        try:
+            yield from load_ahead(self._reader, sampler, section)
+        finally:
+            if reading:
+                reading.close()
 
     def validation_batches(self, rank: int, world: int) -> Iterable[PairBatch]:
         """Pairs of held-out clips, in their order."""
         size = self.recipe.train.batch
-        for number, start in enumerate(range(0, len(self.held_out), size)):
-            if number % world == rank:
-                yield self._reader[self.held_out[start : start + size]]
+        mine = range(rank * size, len(self.held_out), world * size)
+        items = [self.held_out[start : start + size] for start in mine]
+        return self._reading.held_out(self._plain, items) if self._reading else (self._plain[item] for item in items)
 
     def loss(self, model: nn.Module, batch: PairBatch, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """That of the model."""
@@ -176,6 +188,16 @@ class LaqTask(Task[PairBatch]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self._counted, self._replaced, self._warned = state["counted"], state["replaced"], state["warned"]
+
+    def _motion_weights(self) -> Array:
+        if self._reading and not self.store.layout.files.is_local:
+            url = self.store.layout.url
+            raise RequestError(
+                f"pairs.motion={self.recipe.pairs.motion:g} reads the points of every clip before the first step, and "
+                f"{url} is far away: copy the store first (cla merge {url} --out FOLDER) and train on the copy, or set "
+                "pairs.motion=0."
+            )
+        return motion_weights(self.store, self.pairs)
 
     def _find_pairs(self) -> PairIndex:
         offset, jitter = self.recipe.pairs.offset, self.recipe.pairs.jitter

@@ -15,6 +15,7 @@ from pipeline.train.launch import TrainRequest, train
 from pipeline.train.loop import TrainSummary
 from pipeline.train.progress import Reporter
 from pipeline.train.run import Run
+from pipeline.train.shard_reading import with_order
 from stages.laq import parameter_table
 
 DEFAULT_RECIPE = "laq_full"
@@ -37,6 +38,7 @@ def run_laq(recipe: LaqRecipe, store: str, request: TrainRequest, report: Report
         store = str(Run.open(request.out).store["url"])
     if not store:
         raise RequestError("Missing --store: what to train on, a folder or URL that `cla extract` has written.")
+    recipe = recipe.model_copy(update={"data": with_order(recipe.data, [store])})
     return train(LaqTask(recipe, open_checked(store, recipe.data)), request, report)
 
 

@@ -23,6 +23,7 @@ from pipeline.train.policy_codes import CodesOfFrames
 from pipeline.train.policy_recipe import PolicyRecipe
 from pipeline.train.policy_sections import DemonstrationsSection, MomentsSection
 from pipeline.train.policy_stores import LANGUAGE_COLUMN, PolicyStores, lacking_columns, task_groups
+from pipeline.train.shard_reading import ShardReading
 from pipeline.train.split import Split, labelled_clips, split_clips
 from pipeline.train.task import BatchPlan
 from pipeline.train_config import SplitSection
@@ -122,12 +123,24 @@ class PolicyData:
         self._robot = stores.sizes.state > 0, steps > 0
         self.chosen = _choose(stores, codes, recipe.labels, recipe.split)
         self._held_out = spread(self.chosen.held_out, recipe.train.validate_samples)
-        self.reader = PolicyReader(stores, columns, horizon=steps, codes=codes)
-        self._stream = Stream(self.chosen.train, recipe.seed, chances(stores, self.chosen.train, recipe.data))
+        self._plain = PolicyReader(stores, columns, horizon=steps, codes=codes)
+        self.reader, self._reading, by = self._plain, None, None
+        if recipe.data.order == "shards":
+            self._reading = ShardReading(stores.stores, recipe.data)
+            through = PolicyStores(self._reading.stores)
+            self.reader = PolicyReader(through, columns, horizon=steps, codes=codes)
+            by = self._reading.by(*stores.in_stores(self.chosen.train))
+        self._stream = Stream(self.chosen.train, recipe.seed, chances(stores, self.chosen.train, recipe.data), by)
 
     def batches(self, plan: BatchPlan) -> Iterator[PolicyBatch]:
         """Training batches from the plan's start on, without end."""
-        return load_ahead(self.reader, StreamSampler(self._stream, plan), self._section)
+        section, reading = self._section, self._reading
+        sampler = reading.sampler(self._stream, plan, section) if reading else StreamSampler(self._stream, plan)
+        try:
+            yield from load_ahead(self.reader, sampler, section)
+        finally:
+            if reading:
+                reading.close()
 
     def first(self, samples: int) -> Iterator[PolicyBatch]:
         """Batches of the first so many moments of the stream: the same in every process, whatever its batch."""
@@ -138,9 +151,9 @@ class PolicyData:
     def validation_batches(self, rank: int, world: int) -> Iterable[PolicyBatch]:
         """Batches of moments of held-out clips, in their order."""
         size = self._section.batch
-        for number, start in enumerate(range(0, len(self._held_out), size)):
-            if number % world == rank:
-                yield self.reader[self._held_out[start : start + size]]
+        mine = range(rank * size, len(self._held_out), world * size)
+        items = [self._held_out[start : start + size] for start in mine]
+        return self._reading.held_out(self._plain, items) if self._reading else (self._plain[item] for item in items)
 
     def keys(self, batch: PolicyBatch) -> list[str]:
         """Keys of the batch's clips."""

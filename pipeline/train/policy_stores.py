@@ -100,6 +100,11 @@ class PolicyStores:
         """The clip i8 [n] of each frame."""
         return np.asarray(np.searchsorted(self.start, frames, side="right") - 1)
 
+    def in_stores(self, frames: Array) -> tuple[Array, Array]:
+        """The store i8 [n] of each frame, and the frame i8 [n] as that store counts."""
+        owner = np.searchsorted(self._first_frame, frames, side="right") - 1
+        return owner, frames - self._first_frame[owner]
+
     def frames_of(self, clips: Array) -> Array:
         """All frames i8 [n] of some clips, clip by clip."""
         parts = [np.arange(self.start[clip], self.start[clip + 1]) for clip in clips]

@@ -18,6 +18,7 @@ from pipeline.train.policy_recipe import ActRecipe, PolicyRecipe, VlaRecipe
 from pipeline.train.policy_stores import PolicyStores
 from pipeline.train.progress import Reporter
 from pipeline.train.run import Run
+from pipeline.train.shard_reading import with_order
 from pipeline.train.vla import VlaTask
 from stages.policy_table import PartRow, parameter_table
 
@@ -74,6 +75,7 @@ def open_task(recipe: PolicyRecipe, sources: VlaSources) -> VlaTask:
         return VlaTask(recipe, ExampleMoments(recipe), backbone=backbone, facts=facts)
     if not sources.stores:
         raise RequestError("Missing --store: what to train on, a folder or URL that `cla extract` has written.")
+    recipe = recipe.model_copy(update={"data": with_order(recipe.data, sources.stores)})
     stores = PolicyStores.open(sources.stores, recipe.data)
     recipe = recipe.for_stores(stores.sizes)
     codes = _codes(recipe, sources.codes, stores)
@@ -92,7 +94,7 @@ def parameter_lines(recipe: PolicyRecipe, sources: VlaSources) -> Iterator[str]:
     """The parameters of the recipe's policy by part, trained and frozen, with the frozen models by name."""
     behind = recipe.encoders.behind()
     if sources.stores:
-        stores = PolicyStores.open(sources.stores, recipe.data)
+        stores = PolicyStores.open(sources.stores, with_order(recipe.data, sources.stores))
         recipe = recipe.for_stores(stores.sizes)
         behind = _behind(_models(stores))
     rows = parameter_table(recipe.build_checked("meta"), behind)

@@ -3,6 +3,7 @@
 import filecmp
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from pipeline.inspect_shards import inspect_store
 from pipeline.recipes import extract_recipe
 from pipeline.store import StoreRequestError, open_store
 from pipeline.store.errors import ShardError
-from pipeline.store.layout import StoreLayout
+from pipeline.store.layout import SUMS, StoreLayout
 from pipeline.store.lock import write_lock
 
 CLIPS = 7
@@ -136,6 +137,23 @@ def test_separate_stores_are_merged_and_a_stopped_merge_goes_on(videos: Path, re
     assert summary.missing == 0
     assert summary.digest == inspect_store(str(reference)).digest
     assert _same_bytes(reference, tmp_path / "all")
+
+
+@pytest.mark.parametrize("how", ["merge", "resume"])
+def test_a_store_from_before_there_were_checksums_gets_them(
+    videos: Path, reference: Path, tmp_path: Path, how: str
+) -> None:
+    store = shutil.copytree(reference, tmp_path / "s")
+    (store / SUMS).unlink()
+    found = inspect_store(str(store), verify=True)
+    assert [(damage.shard, "cla merge" in damage.problem) for damage in found.damages] == [(SUMS, True)]
+    if how == "merge":
+        result = CliRunner().invoke(app, ["merge", str(store)])
+        assert result.exit_code == 0, result.output
+    else:
+        assert _extract(videos, store, mode="resume").tally.shards == 0
+    assert inspect_store(str(store), verify=True).verified is True
+    assert _same_bytes(reference, store)
 
 
 def test_other_recipes_and_damaged_shards_are_not_merged(videos: Path, reference: Path, tmp_path: Path) -> None:

@@ -3,21 +3,21 @@
 import filecmp
 import importlib.util
 import os
-import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 from video_factory import disc_video
 
+import pipeline.sources
 from pipeline.config import RequestError, override
 from pipeline.extract.progress import Reporter, Tally
 from pipeline.extract.runner import ExtractRequest, run_extract
 from pipeline.inspect_shards import inspect_store
 from pipeline.recipes import extract_recipe
 
+TESTS = Path(__file__).parents[2]
 CHANGES = [
     "frames.max=2", "points.count=256", "points.min_points=100", "store.shard_mb=0.13",
     "vggt.weights=random:0", "concerto.weights=random:0",
@@ -46,55 +46,51 @@ def test_without_ray_the_error_names_the_extra(tmp_path: Path, monkeypatch: pyte
     assert not (tmp_path / "s").exists()
 
 
-def _actors() -> list[int]:
-    """Processes of this user whose title is that of our actor, started by a cluster of ours."""
-    found = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True, timeout=30).stdout
-    lines = [line.split(None, 1) for line in found.splitlines()]
-    return [int(pid) for pid, title in lines if title.startswith("ray::ShardActor") and _is_ours(int(pid))]
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Six videos, and their store by the local engine."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    folder = tmp_path_factory.mktemp("ray")
+    for i in range(6):
+        disc_video(folder / f"v/{i}.mp4", seed=i)
+    assert run_extract(_request(folder / "v", folder / "local"), _Quiet()).tally.shards == 6
+    return folder / "v", folder / "local"
 
 
-def _is_ours(pid: int) -> bool:
-    """Whether a process descends from this one."""
-    while pid > 1:
-        if pid == os.getpid():
-            return True
-        try:
-            stat = Path(f"/proc/{pid}/stat").read_text()
-        except FileNotFoundError:
-            return False
-        pid = int(stat.rpartition(")")[2].split()[1])
-    return False
+def _assert_same(one: Path, two: Path) -> None:
+    first, second = (inspect_store(str(store), verify=True) for store in (one, two))
+    assert first.verified is second.verified is True and first.digest == second.digest
+    names = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
+    assert names == sorted(path.relative_to(two) for path in two.rglob("*") if path.is_file())
+    assert all(filecmp.cmp(one / name, two / name, shallow=False) for name in names)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(500)
-def test_actors_write_the_same_store_and_one_that_is_killed_is_replaced(tmp_path: Path) -> None:
-    for i in range(6):
-        disc_video(tmp_path / f"v/{i}.mp4", seed=i)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    run_extract(_request(tmp_path / "v", tmp_path / "local"), _Quiet())
-    killed: list[int] = []
-    stop = threading.Event()
-
-    def kill_one() -> None:
-        while not stop.wait(0.02):
-            if list((tmp_path / "ray/shards").glob("*.json")) and (found := _actors()):
-                os.kill(found[0], signal.SIGKILL)
-                killed.append(found[0])
-                return
-
-    killer = threading.Thread(target=kill_one, daemon=True)
-    killer.start()
-    try:
-        summary = run_extract(_request(tmp_path / "v", tmp_path / "ray", engine="ray", actors=2), _Quiet())
-    finally:
-        stop.set()
-        killer.join(30)
-    assert len(killed) == 1
+@pytest.mark.parametrize("actors", [1, 2, 3])
+def test_any_number_of_actors_writes_the_same_store(local: tuple[Path, Path], tmp_path: Path, actors: int) -> None:
+    videos, store = local
+    summary = run_extract(_request(videos, tmp_path / "ray", engine="ray", actors=actors), _Quiet())
     assert (summary.clips, summary.tally.clips) == (6, 6)
-    assert inspect_store(str(tmp_path / "ray"), verify=True).verified is True
-    names = sorted(path.relative_to(tmp_path / "local") for path in (tmp_path / "local").rglob("*") if path.is_file())
-    assert all(filecmp.cmp(tmp_path / "local" / name, tmp_path / "ray" / name, shallow=False) for name in names)
+    _assert_same(store, tmp_path / "ray")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize("actors", [1, 2, 3])
+def test_an_actor_that_is_killed_is_replaced(
+    local: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, actors: int
+) -> None:
+    """By SIGKILL, while it writes the fourth of six shards."""
+    videos, store = local
+    died = tmp_path / "died"
+    monkeypatch.setenv("CLA_TEST_DIED", str(died))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setitem(pipeline.sources._SOURCES, "video", "dying_source:DyingVideos")
+    summary = run_extract(_request(videos, tmp_path / "ray", engine="ray", actors=actors), _Quiet())
+    assert int(died.read_text()) != os.getpid()
+    assert (summary.clips, summary.tally.clips) == (6, 6)
+    _assert_same(store, tmp_path / "ray")
 
 
 def test_options_of_ray_alone_are_refused() -> None:

@@ -1,6 +1,7 @@
 """What is foreseen is what an extraction then does; what is given is used; what is unknown is asked for."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,12 @@ from typer.testing import CliRunner, Result
 from video_factory import disc_video
 
 from data_specs.datasets import FrameSampling
+from data_specs.records import Clip
 from pipeline.cli import app
 from pipeline.config import RequestError, override
+from pipeline.extract.mapper import Begun, Mapper
 from pipeline.plan.counts import known_counts, mean_frames
-from pipeline.plan.probe import first_frames, generated_clip, models_for_probe
+from pipeline.plan.probe import batch_of, first_frames, generated_clip, models_for_probe
 from pipeline.recipes import extract_recipe
 
 SMALL = ["points.count=512", "points.min_points=100", "vggt.weights=random:0", "concerto.weights=random:0"]
@@ -81,6 +84,27 @@ def test_what_is_foreseen_is_what_extraction_does(videos: Path, tmp_path: Path) 
     assert set(names) == set(stored)
     assert sum(arrays[name] for name in names) == pytest.approx(sum(stored.values()), rel=0.15)
     assert not (tmp_path / "plan").exists()
+
+
+def test_the_probe_maps_batches_as_an_extraction_does(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = generated_clip(extract_recipe("tiny"), 5)
+    sizes = {room: (len(found), len(found[0])) for room in (1, 4, 9, 12, 99) if (found := batch_of(clip, 3, room=room))}
+    assert sizes == {1: (1, 2), 4: (1, 4), 9: (1, 5), 12: (2, 5), 99: (3, 5)}
+
+    given: list[tuple[int, int]] = []
+    begin = Mapper.begin
+
+    def watched(self: Mapper, batch: Sequence[Clip]) -> Begun:
+        given.append((len(batch), len(batch[0])))
+        return begin(self, batch)
+
+    monkeypatch.setattr(Mapper, "begin", watched)
+    where = ["--dataset", "video", "--root", videos, "--recipe", "tiny", *SMALL, "batch.clips=3", "batch.frames=8"]
+    found = plan(*where, "--probe-seconds", "0.1")
+    assert given[0] == (3, 2), "the first pass says how many frames there is time for"
+    assert all(pair == (found["probe_clips"], found["probe_frames"]) for pair in given[1:]) and len(given) > 1
+    text = cla("plan", *where, "--probe-seconds", "0.1", "batch.clips=8")  # 160 frames/s would have time for them
+    assert "the recipe's batches have 8" in text.stdout
 
 
 def test_text_names_the_numbers_and_the_deadline(videos: Path) -> None:

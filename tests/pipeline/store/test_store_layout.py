@@ -8,8 +8,12 @@ import pytest
 from store_factory import FORMATS, folder_bytes, small_manifest, small_record, small_records, small_store, write_shards
 
 from pipeline.config import RequestError
+from pipeline.store import index as index_module
+from pipeline.store import layout as layout_module
 from pipeline.store import open_store
+from pipeline.store.files import StoreFiles
 from pipeline.store.layout import StoreLayout
+from pipeline.store.sums import write_sums
 from pipeline.store.verify import verify
 from pipeline.store.writer import ShardWriter
 
@@ -112,6 +116,28 @@ def test_the_index_has_a_row_a_clip_and_is_rebuilt(tmp_path):
     assert layout.index().to_pylist() == rows
     layout.write_index()
     assert (tmp_path / "index.parquet").read_bytes() == written
+
+
+def test_a_store_is_listed_with_few_sidecars_in_memory(tmp_path, monkeypatch):
+    """Of a million clips they would take gigabytes; what is written is the same."""
+    records = [small_record(f"k{i * 7 % 20:02d}", frames=2, seed=i) for i in range(20)]
+    layout = small_store(tmp_path / "s", records=records, per_shard=2, bad=[("bad", "why")])
+    before, groups = folder_bytes(tmp_path / "s"), []
+    read_many = StoreFiles.read_many
+    monkeypatch.setattr(layout_module, "_TOGETHER", 3)
+    monkeypatch.setattr(index_module, "_TOGETHER", 5)
+    monkeypatch.setattr(
+        StoreFiles, "read_many", lambda self, names: groups.append(len(names)) or read_many(self, names)
+    )
+    listing = layout.sidecars()
+    assert not groups and next(listing).shard == "000000" and groups == [3]
+    for name in ("index.parquet", "rejected.jsonl", "SHA256SUMS"):
+        layout.files.remove(name)
+    layout.write_index()
+    layout.write_rejected()
+    write_sums(layout)
+    assert folder_bytes(tmp_path / "s") == before and verify(layout) == []
+    assert len(groups) > 12 and max(groups) == 3
 
 
 def test_a_stale_index_is_not_believed(tmp_path):

@@ -1,16 +1,18 @@
 """Stores on S3: written, verified and read through errors, slow answers and cut connections; never mixed by two."""
 
-import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
-from s3_server import Faults, s3_server
+from s3_server import Faults, s3_bucket, s3_server
 from store_factory import small_record, small_store
 
-from pipeline.store import StoreError, open_store
+from data_specs.shards import FileEntry
+from pipeline.store import ShardError, StoreError, open_store
 from pipeline.store.layout import StoreLayout
+from pipeline.store.shard_cache import ShardCache
 from pipeline.store.sums import write_sums
 from pipeline.store.verify import verify
 from pipeline.store.writer import ShardWriter
@@ -27,19 +29,8 @@ def server() -> Iterator[tuple[str, Faults]]:
 @pytest.fixture
 def bucket(server: tuple[str, Faults], monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Faults]]:
     url, faults = server
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": url, "AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/nonexistent",
-        "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
-    name = f"s3://b{uuid.uuid4().hex[:12]}"
-    fsspec.filesystem("s3").mkdir(name)
-    faults.__init__()  # type: ignore[misc]
-    yield f"{name}/store", faults
-    faults.__init__()  # type: ignore[misc]
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    with s3_bucket(url, faults, monkeypatch) as name:
+        yield f"{name}/store", faults
 
 
 @pytest.mark.parametrize(
@@ -92,3 +83,42 @@ def test_one_of_two_starts_a_store_and_the_other_compares(bucket: tuple[str, Fau
         StoreLayout.create(url, manifest.model_copy(update={"seed": 12345}), "join")
     with pytest.raises(FileExistsError):
         first.files.write_bytes("manifest.json", b"{}", new=True)
+
+
+def test_a_server_that_is_gone_or_refuses_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket: tuple[str, Faults]
+) -> None:
+    """Whatever its client's library raises."""
+    layout = small_store(bucket[0])
+    shard = layout.committed()[0]
+    source, cache = layout.source(shard), ShardCache(tmp_path, 1 << 30)
+
+    class RefusedError(Exception):
+        """Of no kind that we know."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RefusedError("connection refused\nby peer")
+
+    fs = fsspec.filesystem("s3")
+    for name in ("cat_file", "cat", "get_file", "put_file", "info", "ls"):
+        monkeypatch.setattr(fs, name, refuse)
+    url = bucket[0]
+    sentence = r"Could not read .*: connection refused\. See whether the server"
+    for read in (
+        lambda: StoreLayout.open(url),
+        lambda: source.read(0, source.size),
+        lambda: layout.source(shard),
+        lambda: layout.committed(),
+        lambda: layout.files.read_many(["shards/000000.json"]),
+    ):
+        with pytest.raises(StoreError, match=sentence):
+            read()
+    with pytest.raises(StoreError, match=r"Could not write .*/x: connection refused"):
+        layout.files.write_bytes("x", b"")
+    with pytest.raises(StoreError, match="Could not read"):
+        cache.open(layout, shard)
+    monkeypatch.setattr(ShardCache, "_entry", lambda self, layout, shard: entry)
+    entry = FileEntry(name="x", bytes=5, sha256="0" * 64)
+    with pytest.raises(ShardError, match=r"does not arrive \(Could not read .*connection refused.*3 times"):
+        cache.open(layout, shard)
+    assert not list(tmp_path.glob("*.part"))
