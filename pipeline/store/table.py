@@ -41,7 +41,7 @@ class FrameTable:
             raise _misplaced(reader, row)
         return reader
 
-    def pieces(self, names: tuple[str, ...], flat: Array) -> list[Pieces]:
+    def pieces(self, names: tuple[str, ...], flat: Array) -> Iterator[Pieces]:
         """Where frames i8 [B] are in uncompressed arrays.
 
         Raises ValueError for an array that is not there, ShardError for a shard that is damaged.
@@ -49,11 +49,11 @@ class FrameTable:
         columns = self._columns.get(names)
         if columns is None:
             columns = self._columns[names] = _Columns(names, int(self.start[-1]))
-        found = columns.table[flat]
+        found = columns.table.take(flat, axis=0)
         if not found[:, 0].all():
             with self.shards.lock:
                 self._learn(columns, np.unique(self.clip_of(flat[found[:, 0] == 0])))
-            found = columns.table[flat]
+            found = columns.table.take(flat, axis=0)
         return columns.pieces(found, self.shards)
 
     def clip_of(self, flat: Array) -> Array:
@@ -143,18 +143,17 @@ class _Columns:
         self.table[frame] = found
         self.table[frame, 0] = number + 1  # last: another thread may look at any time
 
-    def pieces(self, found: Array, shards: OpenShards) -> list[Pieces]:
+    def pieces(self, found: Array, shards: OpenShards) -> Iterator[Pieces]:
         """What rows of the table say of B frames."""
         n = len(self.names)
         start, rows = found[:, 1 : 1 + n], found[:, 1 + n :]
-        stop = start + rows[:, self._cut] * self._row
+        stop = start + rows.take(self._cut, axis=1) * self._row
         files = shards.slices((found[:, 0] - 1).tolist())
-        lists = np.ascontiguousarray(start.T).tolist(), np.ascontiguousarray(stop.T).tolist()
-        places = zip(self.names, self._cut, *lists, strict=True)
-        return [
-            Pieces(self._kinds[name], None if self._cuts[k] is None else rows[:, k], files, first, last)
-            for name, k, first, last in places
-        ]
+        for name, k, first, last in zip(self.names, self._cut, start.T.tolist(), stop.T.tolist(), strict=True):
+            lengths = None if self._cuts[k] is None else rows[:, k]
+            # a memoryview's slices are the cheapest that Python has: 0.1 us a piece
+            parts = [file[low:high] for file, low, high in zip(files, first, last, strict=True)]
+            yield Pieces(self._kinds[name], lengths, parts)
 
 
 class TablePlaces(Places):
@@ -167,9 +166,9 @@ class TablePlaces(Places):
     def __len__(self) -> int:
         return len(self._flat)
 
-    def pieces(self, names: Sequence[str]) -> list[Pieces]:
+    def pieces(self, names: Sequence[str]) -> Iterator[Pieces]:
         """By indexing alone, once the clips are known."""
-        return self._table.pieces(tuple(names), self._flat) if names else []
+        return self._table.pieces(tuple(names), self._flat) if names else iter(())
 
     def row_shape(self, name: str) -> tuple[int, ...]:
         """That of the first frame."""
