@@ -29,10 +29,9 @@ def join(pieces: Pieces, shape: tuple[int, ...]) -> Array | None:
 
 def copy_all(arrays: Sequence[tuple[Pieces, Array]]) -> None:
     """Fill each array with its pieces, end to end."""
-    threads = helpers()
     # what is small first: a large copy sweeps Python's own objects out of the cache
     for pieces, array in sorted(arrays, key=lambda pair: pair[1].nbytes):
-        if threads > 0 and array.nbytes >= SHARED:
+        if array.nbytes >= SHARED and (threads := helpers()) > 0:
             _copy_together(pieces, array, threads)
         else:
             _copy(pieces, array)
