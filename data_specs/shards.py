@@ -112,6 +112,7 @@ def array_spec(name: str) -> ArraySpec | None:
     return None
 
 
+@cache
 def offset_name(name: str) -> str | None:
     """The offset array that cuts `name` into frames, or None where row i is frame i, or rows are free."""
     if name.startswith(VIEWS):

@@ -37,13 +37,17 @@ PAIRS = 64
 LOADED = 24
 """Batches of an epoch of a `DataLoader`: a call reads a whole one, so that nothing is read before the clock starts."""
 WORKERS_BY = "spawn"
+COLLATE = "collate frames that are in memory"
+QUICK = 12
+"""Calls in a row of a reader that takes milliseconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reader:
     """A way to read, what it is called, how many bytes (arrays without offsets) a call reads, and torch's threads.
 
-    `alone` says that this process does all the work, so that its CPU time is what the reading costs.
+    `alone` says that this process does all the work, so that its CPU time is what the reading costs. `calls` of it are
+    timed in a row, after a few that are not: a loader reads batch after batch.
     """
 
     label: str
@@ -51,6 +55,7 @@ class Reader:
     bytes: float
     threads: int = 1
     alone: bool = True
+    calls: int = 3
 
 
 class Frames:
@@ -103,12 +108,10 @@ def our_readers(urls: dict[str, str], frames: Frames) -> Iterator[Reader]:
     for threads in sorted({1, torch.get_num_threads()}):
         for name, url in urls.items():
             store, label = open_store(url), f"{name} store, {threads} thread{'s' * (threads > 1)}"
-            yield Reader(
-                label=label,
-                read=_batches(store, random_frames(frames.count, 2 * PAIRS), COLUMNS),
-                bytes=2 * PAIRS * frames.mean,
-                threads=threads,
-            )
+            read = _batches(store, random_frames(frames.count, 2 * PAIRS), COLUMNS)
+            whole = partial(Reader, bytes=2 * PAIRS * frames.mean, threads=threads, calls=QUICK)
+            yield whole(label=label, read=read)
+            yield whole(label=f"{label}, the batch before still held", read=_holding(read))
             size = _point_bytes(store)
             yield Reader(
                 label=f"{label}: {PAIRS} frames with {', '.join(POINT_COLUMNS)}",
@@ -168,44 +171,17 @@ def _batches(store: Store, drawn: Iterator[list[int]], columns: Sequence[str]) -
     return lambda: store.batch(next(drawn), columns)
 
 
-def other_readers(folder: Path, urls: dict[str, str], frames: Frames) -> Iterator[Reader]:
-    """Everything else, of files that it writes into `folder` first, and of our own shards."""
-    yield _memcpy(frames)
-    yield _collate(frames)
-    flat = _flat(folder, frames)
-    yield _memcpy_from_file(flat["tokens/feat"], frames)
-    yield _slices("flat arrays, mapped", flat, frames)
-    yield _npy(folder, frames)
-    yield _hdf5(folder / "frames.h5", frames)
-    yield _zarr_frames(folder / "frames.zarr", frames)
-    yield _zarr_shard(urls["zarr"], frames)
-    for each in (1, 5):
-        yield _webdataset(urls["webdataset"], frames, each)
+def _holding(read: Callable[[], Any]) -> Callable[[], None]:
+    held: list[Any] = [None]
+
+    def reads() -> None:
+        held[0] = read()
+
+    return reads
 
 
-def _memcpy(frames: Frames) -> Reader:
-    """One copy of as many bytes as a batch has, from a source that no cache holds."""
-    size = round(2 * PAIRS * frames.mean)
-    source, target = np.ones(max(8 * size, 1 << 28), np.uint8), np.empty(size, np.uint8)
-    places = itertools.cycle(range(0, len(source) - size, size))
-    return Reader(label="memcpy", read=lambda: np.copyto(target, source[(at := next(places)) : at + size]), bytes=size)
-
-
-def _memcpy_from_file(source: Array, frames: Frames) -> Reader:
-    """One copy out of the page cache, which is mapped in small pages."""
-    flat = source.reshape(-1).view(np.uint8)
-    size = min(round(2 * PAIRS * frames.mean), len(flat))
-    target = np.empty(size, np.uint8)
-    places = itertools.cycle(range(0, len(flat) - size + 1, size))
-    return Reader(
-        label="memcpy from a mapped file",
-        read=lambda: np.copyto(target, flat[(at := next(places)) : at + size]),
-        bytes=size,
-    )
-
-
-def _collate(frames: Frames) -> Reader:
-    """Ragged frames in memory, each an array by itself, as one packed batch with offsets."""
+def collating(frames: Frames) -> Iterator[Reader]:
+    """Ragged frames in memory, each array by itself, as one packed batch with offsets."""
     drawn = random_frames(frames.count, 2 * PAIRS)
     held = [
         hold({name: frames.arrays[name][slice(*frames.rows(name, frame))].copy() for name in ARRAYS})
@@ -217,10 +193,24 @@ def _collate(frames: Frames) -> Reader:
         index = np.asarray(chosen)
         return assemble(HeldFrames([held[frame] for frame in chosen]), COLUMNS, index=index, time=index * 0.0)
 
-    return Reader(label="collate frames that are in memory", read=read, bytes=2 * PAIRS * frames.mean)
+    for threads in sorted({1, torch.get_num_threads()}):
+        label = f"{COLLATE}, {threads} thread{'s' * (threads > 1)}"
+        yield Reader(label=label, read=read, bytes=2 * PAIRS * frames.mean, threads=threads, calls=QUICK)
 
 
-def _flat(folder: Path, frames: Frames) -> dict[str, Array]:
+def other_readers(folder: Path, urls: dict[str, str], frames: Frames) -> Iterator[Reader]:
+    """Everything else, of files that it writes into `folder` first, and of our own shards."""
+    yield _slices("flat arrays, mapped", flat_files(folder, frames), frames)
+    yield _npy(folder, frames)
+    yield _hdf5(folder / "frames.h5", frames)
+    yield _zarr_frames(folder / "frames.zarr", frames)
+    yield _zarr_shard(urls["zarr"], frames)
+    for each in (1, 5):
+        yield _webdataset(urls["webdataset"], frames, each)
+
+
+def flat_files(folder: Path, frames: Frames) -> dict[str, Array]:
+    """The arrays of all frames end to end, each a file that is mapped."""
     found = {}
     for name, array in frames.arrays.items():
         path = folder / name.replace("/", ".")

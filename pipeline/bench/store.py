@@ -1,9 +1,11 @@
 """How fast a store is read, beside a plain copy of the bytes and other readers; how small it is, array by array."""
 
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,19 @@ import torch
 from data_specs.examples import example_record
 from data_specs.records import ClipRecord
 from data_specs.shards import DatasetRecord, Format, Manifest
-from pipeline.bench.readers import PAIRS, Frames, Reader, loaders, other_readers, our_readers
-from pipeline.bench.table import Table, interleaved_by
+from pipeline.bench.copies import copies
+from pipeline.bench.readers import (
+    COLLATE,
+    PAIRS,
+    Frames,
+    Reader,
+    collating,
+    flat_files,
+    loaders,
+    other_readers,
+    our_readers,
+)
+from pipeline.bench.table import Table, interleaved_rounds
 from pipeline.config import override
 from pipeline.devices import choose_device
 from pipeline.extract.mapper import Mapper
@@ -31,7 +44,6 @@ FRAMES_A_CLIP = 8
 CELL = 0.195
 """Side of a token's cell that leaves some 160 tokens a frame."""
 
-CALLS = 3
 FORMATS: tuple[Format, ...] = ("zarr", "webdataset")
 
 
@@ -50,13 +62,21 @@ def _measure(folder: Path, clips: int, rounds: int) -> Table:
     written, sizes, dense = _sizes(folder / "sizes", clips)
     notes = [
         f"{frames.count} frames of {frames.mean:,.0f} bytes; {PAIRS} random pairs a batch unless a row says otherwise; "
-        f"medians of {rounds} interleaved rounds, page cache warm",
+        f"medians of {rounds} interleaved rounds, page cache warm; shares are medians of each round's",
+        "memcpy: one copy of as many bytes as a batch has, out of 256 MB in turn, into an array that is used again, as "
+        "a batch of ours takes the memory of one that nothing refers to; into fresh memory: into pages that the kernel "
+        "makes anew each time",
+        *(
+            f"{label}: {1 / share:.2f} times the memcpy of their bytes"
+            for label, _, _, share, *_ in read
+            if label.startswith(COLLATE)
+        ),
         *written,
         *sizes.pop("notes"),
     ]
     return Table(
         title="cla bench store",
-        columns=("what", "MB/s", "pairs/s", "share of memcpy", "by CPU time"),
+        columns=("what", "MB/s", "pairs/s", "share of memcpy", "of memcpy into fresh memory", "by CPU time"),
         rows=tuple(read),
         notes=tuple(notes),
         figures={"bytes_per_frame": sizes, "dense_bytes_per_frame": dense, "frames": frames.count},
@@ -72,38 +92,49 @@ def _reading(folder: Path, clips: int, rounds: int) -> tuple[list[tuple[Any, ...
     frames = Frames(records)
     threads = torch.get_num_threads()
     try:
-        readers = [*our_readers(urls, frames), *loaders(urls, frames), *other_readers(folder, urls, frames)]
-        seconds, worked = _times({reader.label: reader for reader in readers}, rounds)
+        readers = [
+            *copies(frames, flat_files(folder, frames)["tokens/feat"]),
+            *our_readers(urls, frames),
+            *collating(frames),
+            *loaders(urls, frames),
+            *other_readers(folder, urls, frames),
+        ]
+        by_wall, by_cpu = _rates({reader.label: reader for reader in readers}, rounds)
     finally:
         torch.set_num_threads(threads)
-    rate, cpu = ({reader.label: reader.bytes / by[reader.label] for reader in readers} for by in (seconds, worked))
-    alone = {reader.label for reader in readers if reader.alone}
-    rows = []
-    for label, speed in sorted(rate.items(), key=lambda item: -item[1]):
-        pairs = "" if ":" in label else round(speed / (2 * frames.mean))
-        by_cpu = round(cpu[label] / cpu["memcpy"], 3) if label in alone else ""
-        shares = (round(speed / rate["memcpy"], 3), by_cpu)
-        rows.append((label, speed / 1e6, pairs, *shares))
-    return rows, frames
+    rows: list[tuple[Any, ...]] = []
+    for reader in readers:
+        label = reader.label
+        rate = statistics.median(by_wall[label])
+        pairs = "" if ":" in label else round(rate / (2 * frames.mean))
+        shares = [_share(by_wall, label, of) for of in ("memcpy", "memcpy into fresh memory")]
+        rows.append((label, rate / 1e6, pairs, *shares, _share(by_cpu, label, "memcpy") if reader.alone else ""))
+    return sorted(rows, key=lambda row: -row[1]), frames
 
 
-def _times(readers: dict[str, Reader], rounds: int) -> list[dict[str, float]]:
-    """Seconds, and seconds of work, of one of `CALLS` calls in a row: a loader reads batch after batch."""
+def _share(rates: dict[str, list[float]], label: str, of: str) -> float:
+    """The median over rounds: what slows the machine down for a while slows both."""
+    return round(statistics.median(mine / other for mine, other in zip(rates[label], rates[of], strict=True)), 3)
 
-    def several(read: Callable[[], Any]) -> Callable[[], None]:
-        def calls() -> None:
-            for _ in range(CALLS):
-                read()
 
-        return calls
+def _rates(readers: dict[str, Reader], rounds: int) -> list[dict[str, list[float]]]:
+    """Bytes a second, and bytes a second of work, of every round."""
+
+    def several(read: Callable[[], Any], calls: int) -> None:
+        for _ in range(calls):
+            read()
 
     def prepare(label: str) -> None:
         torch.set_num_threads(readers[label].threads)
+        several(readers[label].read, readers[label].calls // 3)
 
-    actions = {label: several(reader.read) for label, reader in readers.items()}
+    actions = {label: partial(several, reader.read, reader.calls) for label, reader in readers.items()}
     clocks = (time.perf_counter, time.process_time)
-    found = interleaved_by(actions, rounds, clocks, before=prepare)
-    return [{label: seconds / CALLS for label, seconds in by.items()} for by in found]
+    times = interleaved_rounds(actions, rounds, clocks, before=prepare)
+    return [
+        {label: [readers[label].bytes * readers[label].calls / s for s in seconds] for label, seconds in by.items()}
+        for by in times
+    ]
 
 
 def _sizes(folder: Path, clips: int) -> tuple[list[str], dict[str, Any], int]:

@@ -4,7 +4,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,19 +54,20 @@ def machine() -> dict[str, Any]:
     }
 
 
-def interleaved(actions: dict[str, Callable[[], Any]], rounds: int, warmup: int = 1) -> dict[str, float]:
+def interleaved(actions: Mapping[str, Callable[[], Any]], rounds: int, warmup: int = 1) -> dict[str, float]:
     """Median seconds of each action over `rounds` rounds, the actions taking turns so that drift hits all alike."""
-    return interleaved_by(actions, rounds, (time.perf_counter,), warmup)[0]
+    (times,) = interleaved_rounds(actions, rounds, (time.perf_counter,), warmup)
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
-def interleaved_by(
-    actions: dict[str, Callable[[], Any]],
+def interleaved_rounds(
+    actions: Mapping[str, Callable[[], Any]],
     rounds: int,
     clocks: Sequence[Callable[[], float]],
     warmup: int = 1,
     before: Callable[[str], Any] = lambda name: None,
-) -> list[dict[str, float]]:
-    """The same by several clocks at once: `time.process_time` says what a shared machine would do when idle.
+) -> list[dict[str, list[float]]]:
+    """Seconds of each round, by several clocks: `time.process_time` says what a shared machine would do when idle.
 
     `before` is called with the name of each action, outside of what is timed.
     """
@@ -80,7 +81,7 @@ def interleaved_by(
             if turn >= warmup:
                 for taken, seconds in zip(times, spent, strict=True):
                     taken[name].append(seconds)
-    return [{name: statistics.median(values) for name, values in taken.items()} for taken in times]
+    return times
 
 
 def columns_of(rows: Sequence[dict[str, Any]]) -> tuple[tuple[str, ...], tuple[tuple[Any, ...], ...]]:

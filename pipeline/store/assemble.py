@@ -1,6 +1,7 @@
 """From rows of shards to packed tensors: the bytes of every frame are copied once, from the file to the batch."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -40,8 +41,7 @@ def assemble(
     """The named columns of the frames at `places`, packed. ValueError for a column that is unknown or not there."""
     if len(places) == 0:
         raise ValueError("a batch of no frames cannot be packed: give at least one frame")
-    names = list(dict.fromkeys(name for column in columns for name in arrays_of(column)))
-    tensors = _packed(places, names, pin_memory)
+    tensors = _packed(places, *_arrays_of_all(tuple(columns)), pin_memory)
     values: dict[str, Any] = {"extra": {}, "vision": {}, "views": {}}
     for column in columns:
         kind, _, rest = column.partition("/")
@@ -72,6 +72,14 @@ def arrays_of(column: str) -> tuple[str, ...]:
     )
 
 
+@cache
+def _arrays_of_all(columns: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What columns are made of: arrays that are stored as they are, and arrays of points."""
+    names = dict.fromkeys(name for column in columns for name in arrays_of(column))
+    points = _MEMBERS["points"]
+    return tuple(name for name in names if name not in points), tuple(name for name in names if name in points)
+
+
 def columns_of(arrays: Sequence[str]) -> tuple[str, ...]:
     """The columns that a shard with these arrays can give."""
     named = [name for name in COLUMNS if any(a == name or a.startswith(f"{name}/") for a in arrays)]
@@ -85,11 +93,10 @@ def _family(family: str, prefix: str, tensors: dict[str, Tensor]) -> Any:
     return BATCHES[family](**{n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)})
 
 
-def _packed(places: Places, names: Sequence[str], pin_memory: bool) -> dict[str, Tensor]:
+def _packed(places: Places, stored: Sequence[str], points: Sequence[str], pin_memory: bool) -> dict[str, Tensor]:
     """Arrays by name, and the offsets [B+1] of the ragged ones."""
     tensors: dict[str, Tensor] = {}
     ends: dict[str, Array] = {}
-    stored = [name for name in names if name not in _MEMBERS["points"]]
     copies: list[tuple[Pieces, Array]] = []
     for name, pieces in zip(stored, places.pieces(stored), strict=True):
         rows = len(places)
@@ -112,14 +119,14 @@ def _packed(places: Places, names: Sequence[str], pin_memory: bool) -> dict[str,
         room, _ = new_tensor(tuple(tensors[_FEAT].shape), np.dtype(np.float16), pin=pin_memory)
         tensors[_FEAT] = float_features(tensors[_FEAT], scales, tensors["tokens/offset"], room)
     tasks: list[Unpacking] = []
-    for name in names:
-        if name in _MEMBERS["points"]:
-            shape = (len(places), *places.row_shape(name))
-            if 0 in shape:
-                raise ValueError(f"the store keeps no points (store.points=false), and so has no {name!r}")
-            tensors[name], array = new_tensor(shape, batch_dtype(name), pin=pin_memory)
-            tasks += places.unpackings(name, array)
-    unpack_all(tasks)
+    for name in points:
+        shape = (len(places), *places.row_shape(name))
+        if 0 in shape:
+            raise ValueError(f"the store keeps no points (store.points=false), and so has no {name!r}")
+        tensors[name], array = new_tensor(shape, batch_dtype(name), pin=pin_memory)
+        tasks += places.unpackings(name, array)
+    if tasks:
+        unpack_all(tasks)
     return tensors
 
 
@@ -127,7 +134,7 @@ def _scales(places: Places, feat: Tensor | None, pin_memory: bool, copies: list[
     """Room for the scales [B,C] of features that are int8, to be copied with the rest; None for others."""
     if feat is None or feat.dtype != torch.int8:
         return None
-    pieces = places.pieces([_SCALE])[0]
+    (pieces,) = places.pieces([_SCALE])
     scales, array = new_tensor((len(places), *pieces.kind.shape), pieces.kind.dtype, pin=pin_memory)
     copies.append((pieces, array))
     return scales

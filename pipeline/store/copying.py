@@ -1,5 +1,6 @@
 """Copies the bytes of frames from mapped files into the arrays of a batch: what a batch costs, and little else."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,21 +18,20 @@ SHARED = 1 << 22
 
 def join(pieces: Pieces, shape: tuple[int, ...]) -> Array | None:
     """A new array of short pieces, end to end; None where they are long."""
-    if sum(pieces.stop) - sum(pieces.start) >= SHORT * len(pieces.files):
+    size = math.prod(shape) * pieces.kind.dtype.itemsize
+    if size >= SHORT * len(pieces.parts):
         return None
-    places = zip(pieces.files, pieces.start, pieces.stop, strict=True)
     # it fetches the pieces from memory while it goes on to the next, which a loop of Python's does not
-    data = bytearray().join([file[start:stop] for file, start, stop in places])
+    data = bytearray().join(pieces.parts)
+    assert len(data) == size, (len(data), size)
     return np.ndarray(shape, pieces.kind.dtype, data)
 
 
 def copy_all(arrays: Sequence[tuple[Pieces, Array]]) -> None:
     """Fill each array with its pieces, end to end."""
-    threads = helpers()
     # what is small first: a large copy sweeps Python's own objects out of the cache
     for pieces, array in sorted(arrays, key=lambda pair: pair[1].nbytes):
-        # files elsewhere are read by requests, which share blocks
-        if threads > 0 and array.nbytes >= SHARED and isinstance(pieces.files[0], memoryview):
+        if array.nbytes >= SHARED and (threads := helpers()) > 0:
             _copy_together(pieces, array, threads)
         else:
             _copy(pieces, array)
@@ -40,10 +40,9 @@ def copy_all(arrays: Sequence[tuple[Pieces, Array]]) -> None:
 def _copy(pieces: Pieces, array: Array) -> None:
     target = _bytes(array).data
     at = 0
-    # a memoryview's slices are the cheapest that Python has: 0.15 us a piece
-    for file, start, stop in zip(pieces.files, pieces.start, pieces.stop, strict=True):
-        end = at + stop - start
-        target[at:end] = file[start:stop]
+    for part in pieces.parts:
+        end = at + len(part)
+        target[at:end] = part
         at = end
     assert at == array.nbytes, (at, array.nbytes)
 
@@ -51,10 +50,11 @@ def _copy(pieces: Pieces, array: Array) -> None:
 def _copy_together(pieces: Pieces, array: Array, threads: int) -> None:
     target, at = _bytes(array), 0
     parts = []
-    for file, start, stop in zip(pieces.files, pieces.start, pieces.stop, strict=True):
-        length = stop - start
-        parts.append((target[at : at + length], np.frombuffer(file, np.uint8, length, start)))  # type: ignore[call-overload]
-        at += length
+    for part in pieces.parts:
+        end = at + len(part)
+        if len(part):  # numpy makes no array of nothing
+            parts.append((target[at:end], np.frombuffer(part, np.uint8)))
+        at = end
     assert at == array.nbytes, (at, array.nbytes)
     left = iter(parts)
 

@@ -261,4 +261,5 @@ def _as_indices(indices: Indices) -> Array:
     flat = indices.numpy() if isinstance(indices, torch.Tensor) else np.asarray(indices)
     if flat.ndim != 1 or (flat.size and flat.dtype.kind not in "iu"):
         raise IndexError(f"expected a list of frame numbers, got {flat.dtype} of shape {flat.shape}")
-    return flat.astype(np.int64)
+    # its own copy, which the batch holds on to
+    return flat.astype(np.int64, copy=isinstance(indices, torch.Tensor | np.ndarray))

@@ -4,7 +4,7 @@ Shape legend: B frames of the batch, n arrays asked for.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -14,7 +14,6 @@ from data_specs.arrays import Array
 from data_specs.shards import offset_name
 from pipeline.store.columns import raw_bytes
 from pipeline.store.decode import Unpacking
-from pipeline.store.files import Sliced
 from pipeline.store.shard import ShardReader
 
 
@@ -26,16 +25,14 @@ class RowType(NamedTuple):
 
 
 class Pieces(NamedTuple):
-    """The bytes of an array for each of B frames: `files[b][start[b]:stop[b]]`, whole rows of one type.
+    """The bytes of an array for each of B frames, whole rows of one type, where they lie.
 
     `lengths` i8 [B] are the rows of each frame, None where that is one.
     """
 
     kind: RowType
     lengths: Array | None
-    files: Sequence[Sliced]
-    start: list[int]
-    stop: list[int]
+    parts: Sequence[memoryview]
 
 
 class Places(ABC):
@@ -45,8 +42,8 @@ class Places(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def pieces(self, names: Sequence[str]) -> list[Pieces]:
-        """The bytes of uncompressed arrays, in the order of `names`."""
+    def pieces(self, names: Sequence[str]) -> Iterable[Pieces]:
+        """The bytes of uncompressed arrays, in the order of `names`; each is looked up when it is asked for."""
 
     @abstractmethod
     def row_shape(self, name: str) -> tuple[int, ...]:
@@ -73,17 +70,14 @@ class ClipPlaces(Places):
     def __len__(self) -> int:
         return len(self._places)
 
-    def pieces(self, names: Sequence[str]) -> list[Pieces]:
+    def pieces(self, names: Sequence[str]) -> Iterator[Pieces]:
         """Each frame's rows by themselves."""
-        found = []
         for name in names:
             need_array(name, (reader for reader, _, _ in self._places))
             rows = [reader.frame(name, clip, frame) for reader, clip, frame in self._places]
-            files = [raw_bytes(part) for part in rows]
             kind = RowType(rows[0].dtype, rows[0].shape[1:])
             lengths = None if offset_name(name) is None else np.array([len(part) for part in rows], dtype=np.int64)
-            found.append(Pieces(kind, lengths, files, [0] * len(files), [len(file) for file in files]))
-        return found
+            yield Pieces(kind, lengths, [raw_bytes(part) for part in rows])
 
     def row_shape(self, name: str) -> tuple[int, ...]:
         """That of the first frame."""
@@ -107,18 +101,15 @@ class HeldFrames(Places):
     def __len__(self) -> int:
         return len(self._frames)
 
-    def pieces(self, names: Sequence[str]) -> list[Pieces]:
+    def pieces(self, names: Sequence[str]) -> Iterator[Pieces]:
         """Each frame's arrays whole."""
-        found, cuts = [], dict[str, Array]()
+        cuts = dict[str, Array]()
         for name in names:
             parts = [frame[name] for frame in self._frames]
-            kind, cut = parts[0].kind, offset_name(name)
+            cut = offset_name(name)
             if cut is not None and cut not in cuts:
                 cuts[cut] = np.array([part.rows for part in parts], dtype=np.int64)
-            files = [part.data for part in parts]
-            lengths = None if cut is None else cuts[cut]
-            found.append(Pieces(kind, lengths, files, [0] * len(files), [len(data) for data in files]))
-        return found
+            yield Pieces(parts[0].kind, None if cut is None else cuts[cut], [part.data for part in parts])
 
     def row_shape(self, name: str) -> tuple[int, ...]:
         """That of the first frame."""
@@ -166,10 +157,10 @@ class JoinedPlaces(Places):
     def __len__(self) -> int:
         return sum(len(part) for part in self._parts)
 
-    def pieces(self, names: Sequence[str]) -> list[Pieces]:
+    def pieces(self, names: Sequence[str]) -> Iterator[Pieces]:
         """In the order of the batch."""
-        each = [part.pieces(names) for part in self._parts]
-        return [self._merged(name, [pieces[i] for pieces in each]) for i, name in enumerate(names)]
+        each = zip(*(part.pieces(names) for part in self._parts), strict=True)
+        return (self._merged(name, pieces) for name, pieces in zip(names, each, strict=True))
 
     def row_shape(self, name: str) -> tuple[int, ...]:
         """That of all parts; ValueError when they differ."""
@@ -190,11 +181,10 @@ class JoinedPlaces(Places):
         if len(kinds) > 1:
             raise ValueError(_OTHERS.format(name=name, shapes=kinds))
         lengths = None if pieces[0].lengths is None else np.empty(len(self), dtype=np.int64)
-        files: list[Any] = [None] * len(self)
-        start, stop = [0] * len(self), [0] * len(self)
-        for part, at in zip(pieces, self._at, strict=True):
+        parts: list[Any] = [None] * len(self)
+        for one, at in zip(pieces, self._at, strict=True):
             if lengths is not None:
-                lengths[at] = np.asarray(part.lengths)
-            for b, file, low, high in zip(at, part.files, part.start, part.stop, strict=True):
-                files[b], start[b], stop[b] = file, low, high
-        return Pieces(pieces[0].kind, lengths, files, start, stop)
+                lengths[at] = np.asarray(one.lengths)
+            for b, part in zip(at, one.parts, strict=True):
+                parts[b] = part
+        return Pieces(pieces[0].kind, lengths, parts)

@@ -14,6 +14,7 @@ from data_specs.records import exclusive_sum
 from data_specs.shards import EXTRA, offset_name
 from pipeline.store.decode import Unpacking
 from pipeline.store.errors import ShardError
+from pipeline.store.files import Sliced
 from pipeline.store.open_shards import OpenShards
 from pipeline.store.places import Pieces, Places, RowType, need_array
 from pipeline.store.shard import FileShard
@@ -41,7 +42,7 @@ class FrameTable:
             raise _misplaced(reader, row)
         return reader
 
-    def pieces(self, names: tuple[str, ...], flat: Array) -> list[Pieces]:
+    def pieces(self, names: tuple[str, ...], flat: Array) -> Iterator[Pieces]:
         """Where frames i8 [B] are in uncompressed arrays.
 
         Raises ValueError for an array that is not there, ShardError for a shard that is damaged.
@@ -49,12 +50,14 @@ class FrameTable:
         columns = self._columns.get(names)
         if columns is None:
             columns = self._columns[names] = _Columns(names, int(self.start[-1]))
-        found = columns.table[flat]
-        if not found[:, 0].all():
+        found = columns.table.take(flat, axis=0)
+        numbers = found[:, 0].tolist()
+        if 0 in numbers:
             with self.shards.lock:
                 self._learn(columns, np.unique(self.clip_of(flat[found[:, 0] == 0])))
-            found = columns.table[flat]
-        return columns.pieces(found, self.shards)
+            found = columns.table.take(flat, axis=0)
+            numbers = found[:, 0].tolist()
+        return columns.pieces(found, self.shards.slices([number - 1 for number in numbers]))
 
     def clip_of(self, flat: Array) -> Array:
         """The clip i8 [B] of each frame."""
@@ -117,7 +120,7 @@ class _Columns:
         self.names = names
         offsets = [offset_name(name) for name in names]
         self._cuts = list(dict.fromkeys(offsets))
-        self._cut = [self._cuts.index(offset) for offset in offsets]
+        self._cut = np.array([self._cuts.index(offset) for offset in offsets], dtype=np.intp)
         self._kinds: dict[str, RowType] = {}
         self._row = np.zeros(len(names), dtype=np.int64)
         # zeros cost no memory before they are written to
@@ -143,18 +146,17 @@ class _Columns:
         self.table[frame] = found
         self.table[frame, 0] = number + 1  # last: another thread may look at any time
 
-    def pieces(self, found: Array, shards: OpenShards) -> list[Pieces]:
-        """What rows of the table say of B frames."""
+    def pieces(self, found: Array, files: Sequence[Sliced]) -> Iterator[Pieces]:
+        """What rows of the table say of B frames, which are in these files."""
         n = len(self.names)
         start, rows = found[:, 1 : 1 + n], found[:, 1 + n :]
-        stop = start + rows[:, self._cut] * self._row
-        files = shards.slices((found[:, 0] - 1).tolist())
-        lists = np.ascontiguousarray(start.T).tolist(), np.ascontiguousarray(stop.T).tolist()
-        places = zip(self.names, self._cut, *lists, strict=True)
-        return [
-            Pieces(self._kinds[name], None if self._cuts[k] is None else rows[:, k], files, first, last)
-            for name, k, first, last in places
-        ]
+        stop = start + rows.take(self._cut, axis=1) * self._row
+        for i, (first, last) in enumerate(zip(start.T.tolist(), stop.T.tolist(), strict=True)):
+            name, k = self.names[i], self._cut[i]
+            lengths = None if self._cuts[k] is None else rows[:, k]
+            # a memoryview's slices are the cheapest that Python has: 0.1 us a piece
+            parts = [file[low:high] for file, low, high in zip(files, first, last, strict=True)]
+            yield Pieces(self._kinds[name], lengths, parts)
 
 
 class TablePlaces(Places):
@@ -167,9 +169,9 @@ class TablePlaces(Places):
     def __len__(self) -> int:
         return len(self._flat)
 
-    def pieces(self, names: Sequence[str]) -> list[Pieces]:
+    def pieces(self, names: Sequence[str]) -> Iterator[Pieces]:
         """By indexing alone, once the clips are known."""
-        return self._table.pieces(tuple(names), self._flat) if names else []
+        return self._table.pieces(tuple(names), self._flat) if names else iter(())
 
     def row_shape(self, name: str) -> tuple[int, ...]:
         """That of the first frame."""
