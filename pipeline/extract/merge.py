@@ -12,6 +12,7 @@ from pipeline.devices import choose_device
 from pipeline.extract.encoders.text import TextEncoder
 from pipeline.extract.finish import list_store, with_robot_statistics
 from pipeline.extract.models import TEXT, load_models
+from pipeline.extract.request import recipe_of, whole_option
 from pipeline.store.columns import content_digest
 from pipeline.store.errors import ShardError
 from pipeline.store.files import SourceIO, StoreFiles
@@ -121,7 +122,7 @@ def _copy(source: StoreLayout, sidecar: Sidecar, target: StoreLayout) -> None:
 
 
 def _finish(layout: StoreLayout, device: str) -> MergeSummary:
-    recipe = ExtractRecipe.model_validate(layout.manifest.recipe)
+    recipe = recipe_of(layout.manifest, layout.url)
     encoder = _encoder(layout, recipe, device)
     with write_lock(layout.url):
         layout.remove_leftovers()
@@ -130,14 +131,14 @@ def _finish(layout: StoreLayout, device: str) -> MergeSummary:
         sidecars = layout.sidecars()
     rows = [row for sidecar in sidecars for row in sidecar.rows]
     rejected = len(current_rejections(sidecars))
-    listed = layout.manifest.dataset.options.get("clips_listed")
+    listed = whole_option(layout.manifest, "clips_listed", layout.url)
     return MergeSummary(
         out=layout.url,
         shards=len(sidecars),
         clips=len(rows),
         frames=sum(row.frames for row in rows),
         rejected=rejected,
-        missing=max(0, int(listed) - len(rows) - rejected) if listed is not None else 0,
+        missing=max(0, listed - len(rows) - rejected) if listed is not None else 0,
         max_bad_fraction=recipe.max_bad_fraction,
         digest=content_digest((row.key, row.digest) for row in rows),
     )
