@@ -104,7 +104,7 @@ def read_bounded(path: Path, limit: int) -> bytes:
     if info.st_size > limit:
         raise BadJson(f"is longer than the {limit:,} bytes that are read of it ({info.st_size:,})")
     with path.open("rb") as file:
-        return file.read(limit + 1)[:limit]
+        return file.read(info.st_size)  # so many, and not the limit, for which room would be made
 
 
 def json_lines(path: Path, *, limit: int = MAX_LINE) -> Iterator[tuple[int, Any]]:
