@@ -16,6 +16,7 @@ from data_specs.arrays import Array
 from data_specs.records import BadClip
 from pipeline.foreign import UNREADABLE, shortened
 from pipeline.foreign_images import MAX_PIXELS
+from pipeline.sources.hdf5_pieces import storage_problem, unpacking_problem
 
 if TYPE_CHECKING:
     import h5py
@@ -26,9 +27,6 @@ HDF5_SUFFIXES = (".hdf5", ".h5")
 
 MAX_NUMBERS = 1 << 26
 """Of an array of state or action: 64 dimensions of the longest episode that is read."""
-
-MAX_CHUNK = 256 << 20
-"""Bytes of the pieces in which a dataset is stored and, where it is compressed, unpacked."""
 
 MAX_ATTRIBUTE = 1 << 20
 """Bytes of an attribute: LIBERO's instructions have some hundred."""
@@ -87,7 +85,9 @@ def member(key: str, group: "h5py.Group", name: str, kind: type[Any], *, holder:
     if not isinstance(found, kind):
         raise BadClip(key, f"{path}: {name!r} of {holder} is a {type(found).__name__}, expected a {kind.__name__}")
     if isinstance(found, h5py.Dataset):
-        _check_storage(key, path, found, name=f"{name!r} of {holder}")
+        problem = _asked(key, path, lambda: storage_problem(found))
+        if problem:
+            raise BadClip(key, f"{path}: {name!r} of {holder} {problem}")
     return found
 
 
@@ -113,17 +113,6 @@ def _child(key: str, path: Path, group: "h5py.Group", parent: Any, part: str, na
     return _asked(key, path, lambda: parent[part])
 
 
-def _check_storage(key: str, path: Path, data: "h5py.Dataset", *, name: str) -> None:
-    """BadClip for a dataset of other things than plain numbers, or stored elsewhere or in pieces beyond a bound."""
-    dtype, pieces = _asked(key, path, lambda: (data.dtype, data.chunks))
-    if _asked(key, path, lambda: data.is_virtual or data.external):
-        raise BadClip(key, f"{path}: {name} is kept in another file, expected it in this one")
-    if dtype.kind not in "fiub" or data.shape is None:
-        raise BadClip(key, f"{path}: {name} holds {dtype}, expected numbers; record the episode again")
-    if pieces is not None and (size := math.prod(pieces) * dtype.itemsize) > MAX_CHUNK:
-        raise BadClip(key, f"{path}: {name} is stored in pieces of {size:,} bytes, expected at most {MAX_CHUNK:,}")
-
-
 def check_pictures(key: str, data: "h5py.Dataset", rows: int, *, name: str) -> None:
     """BadClip unless `data` holds `rows` pictures u1 [h,w,3] of a sane size."""
     path = data.file.filename
@@ -139,7 +128,14 @@ def check_pictures(key: str, data: "h5py.Dataset", rows: int, *, name: str) -> N
 
 def row(key: str, data: "h5py.Dataset", index: int) -> Array:
     """Row `index` of a dataset that has been checked."""
+    _check_unpacking(key, data, index)
     return _asked(key, data.file.filename, lambda: np.asarray(data[index]))
+
+
+def _check_unpacking(key: str, data: "h5py.Dataset", index: int | None) -> None:
+    problem = _asked(key, data.file.filename, lambda: unpacking_problem(data, index))
+    if problem:
+        raise BadClip(key, f"{data.file.filename}: {data.name} {problem}; record the episode again")
 
 
 def text_attribute(key: str, item: "h5py.Group", name: str, *, holder: str) -> str:
@@ -160,7 +156,7 @@ def attribute(key: str, item: "h5py.Group", name: str) -> Any:
         if name not in item.attrs:
             return None
         about = item.attrs.get_id(name)
-        size = math.prod(about.shape) * about.dtype.itemsize
+        size = math.prod(about.shape or ()) * about.dtype.itemsize
         if size > MAX_ATTRIBUTE:
             raise ValueError(f"the attribute {name!r} has {size:,} bytes, at most {MAX_ATTRIBUTE:,} are read")
         return item.attrs[name]
@@ -187,4 +183,5 @@ def numbers(key: str, data: "h5py.Dataset", *, name: str) -> Array:
         raise BadClip(
             key, f"{data.file.filename}: {name} claims {tuple(shape)} numbers, expected at most {MAX_NUMBERS:,}"
         )
+    _check_unpacking(key, data, None)
     return _asked(key, data.file.filename, lambda: np.asarray(data[()]))

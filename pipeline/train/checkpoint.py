@@ -282,7 +282,7 @@ def _parse(kind: type[RecordT], path: Path) -> RecordT:
     except ValidationError as error:
         first = error.errors()[0]
         raise FailedError(
-            f"{path} does not say what a run is: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}."
+            f"{path} does not say what a run is: {shortened('.'.join(map(str, first['loc'])))}: {first['msg'].lower()}."
         ) from error
 
 
