@@ -217,3 +217,33 @@ TARGETS: dict[str, Target] = {
     "weights": Target(_make_weights, _read_weights),
     "codes": Target(_make_codes, _read_codes),
 }
+
+
+def _make_note(out: Path) -> None:
+    (out / "note.json").write_text('{"a": [1, 2, 3]}')
+
+
+def _abort(folder: Path) -> None:
+    import os
+
+    if not (folder / "note.json").exists() or (folder / "note.json").read_text() != '{"a": [1, 2, 3]}':
+        os.abort()
+
+
+def _litter(folder: Path) -> None:
+    if folder.name == "case":
+        (folder.parent / "tmp/litter").touch()
+    raise Refused
+
+
+def _trip(folder: Path) -> None:
+    if (folder / "note.json").read_text() != '{"a": [1, 2, 3]}':
+        raise KeyError("a traceback")
+
+
+BROKEN: dict[str, Target] = {
+    "aborts": Target(_make_note, _abort),
+    "litters": Target(_make_note, _litter),
+    "trips": Target(_make_note, _trip),
+}
+"""Readers that are wrong, each in a way that the fuzzer must find."""
