@@ -33,7 +33,6 @@ _OBJECT_STORES = {"s3", "s3a"}
 """Protocols whose puts are whole and can be conditional. Others get a file under a temporary name, then its own."""
 
 _PIECE = 1 << 23
-
 MAX_FILE = 64 << 30
 """Bytes of a file that is read whole: the instructions of all of Something-Something V2 take 7 thousand million."""
 _EXTRAS = {"s3": "s3", "s3a": "s3"}
@@ -208,14 +207,13 @@ class StoreFiles:
         if self.is_local and (size := Path(path).stat().st_size) > limit:
             raise TooLarge(f"{self.url}/{name} has {size:,} bytes, expected at most {limit:,}: it is not of a store.")
         data = bytes(fs.cat_file(path))
-        if len(data) > limit:
-            raise TooLarge(f"{self.url}/{name} is longer than {limit:,} bytes: it is not of a store.")
-        return data
+        if len(data) <= limit:
+            return data
+        raise TooLarge(f"{self.url}/{name} is longer than {limit:,} bytes: it is not of a store.")
 
     def size(self, name: str) -> int:
         """Bytes of a file. FileNotFoundError where there is none."""
-        fs, path = self._fs_root()[0], self.path(name)
-        return Path(path).stat().st_size if self.is_local else int(fs.info(path)["size"])
+        return int(self._fs_root()[0].info(self.path(name))["size"])
 
     def read_many(self, names: list[str]) -> dict[str, bytes]:
         """Whole files; a remote file system fetches them together."""
