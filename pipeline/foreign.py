@@ -137,5 +137,6 @@ def inside(folder: Path, name: str) -> Path:
 def shortened(value: object, most: int = 200) -> str:
     """The first line of what is said, cut to a length that fits into a sentence."""
     text = str(value).strip() or type(value).__name__
-    line = text.splitlines()[0]
+    # half a character, as JSON may hold one, can be written to no terminal
+    line = text.splitlines()[0].encode(errors="backslashreplace").decode()
     return line if len(line) <= most else line[: most - 3] + "..."

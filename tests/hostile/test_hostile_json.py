@@ -11,7 +11,7 @@ from store_factory import small_store
 from data_specs.datasets import FrameSampling
 from data_specs.records import BadClip
 from pipeline import foreign
-from pipeline.config import FailedError
+from pipeline.config import FailedError, RequestError
 from pipeline.foreign import BadJson, json_lines, parse_json, read_json
 from pipeline.sim.record import record
 from pipeline.sources import open_source
@@ -188,6 +188,14 @@ def test_a_stores_own_files(tmp_path: Path, bomb: Callable[[Path], object]) -> N
     bomb(tmp_path / "s/manifest.json")
     with little_memory(), pytest.raises(StoreError, match=r"manifest\.json"):
         Store(str(tmp_path / "s"))
+
+
+def test_half_a_character_in_a_sentence(tmp_path: Path) -> None:
+    """Found by fuzzing: the sentence could not be written to a terminal."""
+    (tmp_path / "run.json").write_text('{"run_version": "\\ud800"}')
+    with pytest.raises(RequestError, match=r"is of run version \\ud800, this") as caught:
+        RunFolder(tmp_path).record()
+    str(caught.value).encode()
 
 
 @pytest.mark.parametrize("bomb", BOMBS[:2])
