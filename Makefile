@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow faults stress lint format clean
+.PHONY: help install demo test test-slow faults fuzz stress lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -32,13 +32,16 @@ lint: install ## ruff and mypy
 	$(BIN)/mypy
 
 test: lint ## ruff, mypy and pytest, in under ten minutes on two cores
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not slow and not faults'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not slow and not faults and not fuzz'
 
 test-slow: install ## the checks that take minutes each
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow --timeout 900
 
 faults: install ## kill, starve and fool extraction, over a hundred seeded cases
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m faults tests/faults
+
+fuzz: install ## change files of others by hypothesis for CLA_FUZZ_SECONDS (60) with CLA_FUZZ_SEED (0)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m fuzz tests/fuzz
 
 format: install ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .

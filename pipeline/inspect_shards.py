@@ -5,16 +5,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
 from data_specs.arrays import Array
 from data_specs.records import exclusive_sum
 from data_specs.shards import LANGUAGE, VIEWS, VISION, DatasetRecord, Manifest, ModelRecord, Rejected, Sidecar
+from pipeline.foreign_images import BadPicture, picture
 from pipeline.store.columns import content_digest, view_names
 from pipeline.store.errors import ShardError, StoreError
 from pipeline.store.language import read_language
 from pipeline.store.layout import StoreLayout, current_rejections
+from pipeline.store.pixels import STORED
 from pipeline.store.shard import ShardReader, open_shard
 from pipeline.store.verify import Damage
 from pipeline.store.verify import verify as check
@@ -299,9 +300,9 @@ def _language(layout: StoreLayout) -> LanguageFigures | None:
 def _image_size(encoded: bytes) -> tuple[int, int]:
     """Height and width of a picture, (0, 0) for bytes that are none."""
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with picture(io.BytesIO(encoded), STORED) as image:
             return image.height, image.width
-    except UnidentifiedImageError:
+    except BadPicture:
         return 0, 0
 
 

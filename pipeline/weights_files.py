@@ -1,18 +1,17 @@
 """Files of weights: found here or on the Hub, and read. Nothing is ever unpickled."""
 
 import hashlib
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pipeline.config import RequestError
+from pipeline.foreign import UNREADABLE, parse_json, shortened, unreadable
 
 
 @dataclass(frozen=True)
@@ -93,16 +92,17 @@ def read_file(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any] | Non
         return _read_safetensors(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
+    except UNREADABLE as error:
         raise RequestError(
-            f"{path} is not a checkpoint of tensors: {str(error).splitlines()[0]} "
+            f"{path} is not a checkpoint of tensors: {shortened(error)} "
             "It was read with weights_only=True, which runs no code from the file; download it again, or convert it to "
             "safetensors where you trust it."
         ) from None
+    config = None
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        return content["state_dict"], content.get("config")
-    if isinstance(content, dict) and all(isinstance(v, Tensor) for v in content.values()):
-        return content, None
+        content, config = content["state_dict"], content.get("config")
+    if isinstance(content, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
+        return content, config if isinstance(config, dict) else None
     raise RequestError(f"{path} holds neither tensors by name nor a 'state_dict' of them; expected one of the two.")
 
 
@@ -114,9 +114,12 @@ def _read_safetensors(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, An
         with safe_open(path, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
             metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise RequestError(f"{path} is not a readable safetensors file: {error}. Download it again.") from None
-    return state, json.loads(metadata["config"]) if "config" in metadata else None
+        config = parse_json(metadata["config"]) if "config" in metadata else None
+    except unreadable(SafetensorError) as error:
+        raise RequestError(
+            f"{path} is not a readable safetensors file: {shortened(error)}. Download it again."
+        ) from None
+    return state, config if isinstance(config, dict) else None
 
 
 def sha256_of(path: Path) -> str:

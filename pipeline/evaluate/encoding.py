@@ -4,7 +4,6 @@ Shape legend: n pairs, K code tokens, L code width.
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,6 +16,7 @@ from data_specs.arrays import Array
 from data_specs.batches import PairBatch
 from data_specs.shards import Manifest, ModelRecord
 from pipeline.config import FailedError, RequestError
+from pipeline.foreign import read_json
 from pipeline.store import StoreRequestError, open_store
 from pipeline.store.identity import differing_model
 from pipeline.store.pixels import pairs_with_pixels
@@ -29,6 +29,9 @@ from stages.laq import LatentActionModel
 if TYPE_CHECKING:
     from pipeline.store.loader import Store
     from pipeline.store.pairs import PairIndex
+
+MAX_SPLIT = 1 << 30
+"""Bytes of the list of a run's clips."""
 
 BATCH = 64
 """Pairs that the model sees at once: a constant, so that a result does not depend on how much else was asked for."""
@@ -177,8 +180,8 @@ def training_keys(run: Run) -> set[str]:
     """Keys of the clips that a run was trained on. FailedError when the run does not say."""
     path = Path(run.path) / SPLIT
     try:
-        return set(json.loads(path.read_text())["train"])
-    except (OSError, ValueError, KeyError) as error:
+        return set(read_json(path, limit=MAX_SPLIT)["train"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise FailedError(
             f"{path}, which says what clips the run was trained on, cannot be read ({error}): without it nothing can "
             "be held out. Train the run anew."

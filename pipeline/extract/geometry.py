@@ -13,6 +13,9 @@ from pipeline.extract.lanes import Lanes
 from stages.points import turn_z_up
 from stages.vggt import VGGTEncoder, VGGTGeometry
 
+GREATEST = 1e6
+"""Depth, focal length or place of a camera: beyond it, squares of coordinates leave no digits of float32."""
+
 WORLDS = {
     "vggt": "each frame's own camera, axes renamed so that z is up; scale unknown, another in each frame",
     "vggt_window": "the first camera of each window, axes renamed so that z is up; scale unknown, one for a window",
@@ -67,7 +70,7 @@ def from_sensor(clip: Clip, lanes: Lanes) -> Geometry:
     assert clip.depth is not None and clip.intrinsic is not None and clip.extrinsic is not None
     depth = lanes.send(clip.depth)
     # a sensor says 0 or NaN where it measured nothing: no depth there, and no confidence either
-    measured = torch.isfinite(depth) & (depth > 0)
+    measured = (depth > 0) & (depth <= GREATEST)
     return Geometry(
         depth=torch.where(measured, depth, torch.zeros_like(depth)),
         conf=measured.float(),
@@ -122,7 +125,7 @@ CHECKED = ("depth", "confidence", "intrinsic", "extrinsic")
 def usable(geometry: Geometry) -> Tensor:
     """Which frames have each of `CHECKED` as it must be: bool [4,F]."""
     good = [
-        torch.isfinite(values.flatten(1)).all(1)
+        (values.flatten(1).abs() <= GREATEST).all(1)  # false for NaN, too
         for values in (geometry.depth, geometry.conf, geometry.intrinsic, geometry.extrinsic)
     ]
     # a field of view of 0 gives an infinite focal length, a negative one is as bad
@@ -139,4 +142,8 @@ def check_usable(key: str, good: Sequence[Sequence[int]], first: int) -> None:
     for name, frames in zip(CHECKED, good, strict=True):
         if not all(frames):
             frame = first + [bool(value) for value in frames].index(False)
-            raise BadClip(key, f"the {name} of frame {frame} is not finite or not positive; expected usable geometry")
+            raise BadClip(
+                key,
+                f"the {name} of frame {frame} is not finite or not positive; expected usable geometry, of at most"
+                f" {GREATEST:g}",
+            )

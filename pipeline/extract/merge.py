@@ -12,6 +12,7 @@ from pipeline.devices import choose_device
 from pipeline.extract.encoders.text import TextEncoder
 from pipeline.extract.finish import list_store, with_robot_statistics
 from pipeline.extract.models import TEXT, load_models
+from pipeline.extract.request import recipe_of, whole_option
 from pipeline.store.errors import ShardError
 from pipeline.store.files import SourceIO, StoreFiles
 from pipeline.store.index import index_digest
@@ -120,7 +121,7 @@ def _copy(source: StoreLayout, sidecar: Sidecar, target: StoreLayout) -> None:
 
 
 def _finish(layout: StoreLayout, device: str) -> MergeSummary:
-    recipe = ExtractRecipe.model_validate(layout.manifest.recipe)
+    recipe = recipe_of(layout.manifest, layout.url)
     encoder = _encoder(layout, recipe, device)
     with write_lock(layout.url):
         layout.remove_leftovers()
@@ -128,14 +129,14 @@ def _finish(layout: StoreLayout, device: str) -> MergeSummary:
         list_store(layout, encoder)
         shards, rejected = len(layout.committed()), len(layout.rejected())
         table = layout.index(("key", "frames", "digest"))
-    listed = layout.manifest.dataset.options.get("clips_listed")
+    listed = whole_option(layout.manifest, "clips_listed", layout.url)
     return MergeSummary(
         out=layout.url,
         shards=shards,
         clips=len(table),
         frames=int(table["frames"].to_numpy().sum()),
         rejected=rejected,
-        missing=max(0, int(listed) - len(table) - rejected) if listed is not None else 0,
+        missing=max(0, listed - len(table) - rejected) if listed is not None else 0,
         max_bad_fraction=recipe.max_bad_fraction,
         digest=index_digest(table),
     )

@@ -12,14 +12,14 @@ from typing import Any
 from data_specs.datasets import ClipRef
 from data_specs.records import BadClip, ClipRecord
 from data_specs.shards import Manifest, Rejected, Sidecar
-from pipeline.config import ExtractRecipe, RequestError
+from pipeline.config import RequestError
 from pipeline.devices import choose_device
 from pipeline.extract.decoding import decode_ahead
 from pipeline.extract.finish import list_store, with_robot_statistics
 from pipeline.extract.mapper import Mapper
 from pipeline.extract.models import FrozenModels, load_models
 from pipeline.extract.partition import clips_per_shard, listing_digest, plan_shards
-from pipeline.extract.request import ExtractRequest
+from pipeline.extract.request import ExtractRequest, recipe_of, whole_option
 from pipeline.extract.robot import check_robot
 from pipeline.extract.runner import manifest_of
 from pipeline.processes import undisturbed
@@ -150,17 +150,16 @@ def _mend(layout: StoreLayout, summary: RepairSummary, root: Path | None, device
 def _request(manifest: Manifest, out: str, root: Path | None, device: str, workers: int) -> ExtractRequest:
     """What was asked for when the store was made."""
     dataset = manifest.dataset
-    limit = dataset.options.get("limit")
     where = root if root is not None or dataset.root is None else Path(dataset.root)
     return ExtractRequest(
         dataset=dataset.name,
         root=where,
         split=dataset.split or None,
         options={name: str(value) for name, value in dataset.options.items() if name not in _LISTED},
-        limit=None if limit is None else int(limit),
+        limit=whole_option(manifest, "limit", out),
         out=out,
         format=manifest.format,
-        recipe=ExtractRecipe.model_validate(manifest.recipe),
+        recipe=recipe_of(manifest, out),
         workers=workers,
         device=device,
         mode="resume",

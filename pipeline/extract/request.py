@@ -5,10 +5,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from data_specs.shards import Format
+from pydantic import ValidationError
+
+from data_specs.shards import Format, Manifest
 from pipeline.config import ExtractRecipe
 from pipeline.extract.partition import Partition
 from pipeline.extract.progress import Tally
+from pipeline.foreign import shortened
+from pipeline.store.errors import StoreError
 
 MOST_SHOWN = 5
 
@@ -124,3 +128,23 @@ class ExtractSummary:
                 f"{self.open_shards} shards are left to other partitions" if self.open_shards else "no shard is left"
             )
             yield f"{where}; when all have ended: cla merge {self.out}"
+
+
+def recipe_of(manifest: Manifest, url: str) -> ExtractRecipe:
+    """The recipe that a store's manifest keeps. StoreError when this version of the program reads it otherwise."""
+    try:
+        return ExtractRecipe.model_validate(manifest.recipe)
+    except ValidationError as error:
+        names = ", ".join(".".join(map(str, problem["loc"])) for problem in error.errors())
+        raise StoreError(
+            f"The recipe in the manifest of {url} does not hold together ({shortened(names) or 'as a whole'}): install "
+            "the version of concerto-laq that wrote it, or extract anew."
+        ) from error
+
+
+def whole_option(manifest: Manifest, name: str, url: str) -> int | None:
+    """A number among what the dataset of a store was asked for; None where it is not said. StoreError for no number."""
+    value = manifest.dataset.options.get(name)
+    if value is not None and (not isinstance(value, int) or not 0 <= value < 1 << 62):
+        raise StoreError(f"The manifest of {url} has {name}={shortened(repr(value), 60)}, expected a whole number.")
+    return value

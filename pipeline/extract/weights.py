@@ -3,7 +3,6 @@
 Nothing is ever unpickled: safetensors, or `torch.load(weights_only=True)`. Loading is strict.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from data_specs.shards import ModelRecord
 from pipeline.config import RequestError
+from pipeline.foreign import BadJson, read_json, shortened
 from pipeline.weights_files import find_file, read_file, sha256_of
 
 LICENCES = {
@@ -137,5 +137,12 @@ def load_into(model: nn.Module, weights: Weights, role: str) -> None:
 def _config_beside(path: Path) -> Mapping[str, Any] | None:
     """The `config.json` of a published Concerto in safetensors."""
     file = path.with_name("config.json")
-    config: Mapping[str, Any] | None = json.loads(file.read_text()) if file.is_file() else None
+    if not file.is_file():
+        return None
+    try:
+        config = read_json(file)
+    except (BadJson, OSError) as error:
+        raise RequestError(f"{file} {shortened(error)}: download it again.") from None
+    if not isinstance(config, dict):
+        raise RequestError(f"{file} holds no JSON object: download it again.")
     return config

@@ -28,10 +28,15 @@ import numpy as np
 from PIL import Image
 
 from data_specs.arrays import Array
+from pipeline.foreign import BadJson, read_json
+from pipeline.foreign_images import BadPicture, picture
 from pipeline.sim.episode import Episode, episode_split
 from pipeline.sim.mjcf import CONTROL_HZ
 from pipeline.sim.plan import Plan
 from pipeline.sim.render import decode_depth, encode_depth
+
+MAX_INDEX = 256 << 20
+"""Bytes of dataset.json: 200 a clip."""
 
 FORMAT, VERSION = "tabletop-rgbd", 1
 INDEX = "dataset.json"
@@ -166,20 +171,25 @@ def read_index(root: Path) -> dict[str, Any]:
             raise ValueError(f"{root} holds a recording that was stopped: it has no {INDEX}. {how}")
         raise ValueError(f"{root} holds no rgbd recording: it has no {INDEX}. {how}")
     try:
-        index = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}). {how}") from None
+        index = read_json(path, limit=MAX_INDEX)
+    except BadJson as error:
+        raise ValueError(f"{path} {error}. {how}") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}). {how}") from None
     if not isinstance(index, dict) or (index.get("format"), index.get("version")) != (FORMAT, VERSION):
         raise ValueError(f"{path} is not of format {FORMAT!r} version {VERSION}. {how}")
     missing = {"seed", "views", "height", "width", "clips"} - index.keys()
     if missing:
         raise ValueError(f"{path} lacks {', '.join(sorted(missing))}. {how}")
+    lists = (index["views"], index["clips"])
+    if not all(isinstance(item, list) for item in lists) or not all(isinstance(v, str) for v in index["views"]):
+        raise ValueError(f"{path} has no list of views by name and of clips. {how}")
     return index
 
 
 def read_clip_json(folder: Path) -> dict[str, Any]:
     """A clip's `clip.json`; OSError or ValueError if it cannot be read."""
-    clip = json.loads((folder / "clip.json").read_bytes())
+    clip = read_json(folder / "clip.json")
     if not isinstance(clip, dict):
         raise ValueError("clip.json is not an object")
     return clip
@@ -206,10 +216,13 @@ def _write_png(path: Path, pixels: Array) -> None:
 
 
 def _read_png(path: Path, dtype: type[np.generic]) -> Array:
-    with Image.open(path) as image:
-        pixels = np.asarray(image)
+    try:
+        with picture(path, ("PNG",)) as image:
+            pixels = np.asarray(image)
+    except BadPicture as error:
+        raise ValueError(f"{path.name} {error}") from None
     if pixels.dtype == np.int32 and dtype is np.uint16:  # how older Pillows open 16-bit files
         pixels = pixels.astype(np.uint16)
-    if pixels.dtype != dtype or pixels.ndim != (3 if dtype is np.uint8 else 2):
+    if pixels.dtype != dtype or pixels.shape[2:] != ((3,) if dtype is np.uint8 else ()) or pixels.ndim < 2:
         raise ValueError(f"{path.name} holds {pixels.dtype} {pixels.shape}")
     return pixels

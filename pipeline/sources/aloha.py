@@ -12,12 +12,24 @@ from data_specs.datasets import ClipRef, DatasetSpec, FrameSampling
 from data_specs.records import BadClip, Clip
 from pipeline.sources.base import check_options, check_ref, check_split, unique_keys
 from pipeline.sources.frames import check_count, pick_indices
-from pipeline.sources.hdf5 import HDF5_SUFFIXES, check_pictures, member, numbers, open_hdf5
+from pipeline.sources.hdf5 import (
+    HDF5_SUFFIXES,
+    check_pictures,
+    flag,
+    member,
+    names_in,
+    numbers,
+    open_hdf5,
+    row,
+)
 from pipeline.sources.images import decode_image
 from pipeline.sources.robot import VIEW_OPTIONS, RobotEpisode, Views, choice, fitted, positive, robot_array
 from pipeline.sources.walk import suffix_of, walk
 
 HZ = 50.0
+MAX_JPEG = 64 << 20
+"""Bytes of a compressed picture."""
+
 _MAIN = ("top", "cam_high")  # what simulation and robots call the camera over the table
 
 
@@ -86,7 +98,8 @@ class AlohaSource:
 
             def array(path: str, dims: int, rows: int | None = None) -> Array:
                 data = member(ref.key, file, path, h5py.Dataset, holder="the file")
-                return robot_array(ref.key, f"{ref.path}: {path}", numbers(data), dims=dims, rows=rows)
+                values = numbers(ref.key, data, name=path)
+                return robot_array(ref.key, f"{ref.path}: {path}", values, dims=dims, rows=rows)
 
             action = array("action", self.spec.action_dim)
             state = array("observations/qpos", self.spec.state_dim, len(action))
@@ -96,10 +109,10 @@ class AlohaSource:
 
             def pictures(camera: str, size: int | None) -> Array:
                 data = member(ref.key, file, f"observations/images/{camera}", h5py.Dataset, holder="the file")
-                compressed = bool(file.attrs.get("compress", False))
+                compressed = flag(ref.key, file, "compress")
                 if not compressed:
                     check_pictures(ref.key, data, len(action), name=f"observations/images/{camera}")
-                rgbs = (_jpeg(ref.key, data, i) if compressed else data[i] for i in taken)
+                rgbs = (_jpeg(ref.key, data, i) if compressed else row(ref.key, data, i) for i in taken)
                 return np.stack([fitted(rgb[..., ::-1] if self._bgr else rgb, size) for rgb in rgbs])
 
             return Clip(
@@ -146,10 +159,11 @@ def _describe(key: str, path: Path) -> tuple[list[str], tuple[tuple[str, str], .
 
     with open_hdf5(key, path) as file:
         images = member(key, file, "observations/images", h5py.Group, holder="the file")
-        if not len(images):
+        names = names_in(key, images)
+        if not names:
             raise BadClip(key, f"{path}: observations/images is empty, expected a camera; record the episode again")
-        sim = file.attrs.get("sim")
-        return sorted(images), () if sim is None else (("sim", str(bool(sim))),)
+        sim = flag(key, file, "sim")
+        return names, () if sim is None else (("sim", str(sim)),)
 
 
 def _jpeg(key: str, data: Any, index: int) -> Array:
@@ -157,6 +171,8 @@ def _jpeg(key: str, data: Any, index: int) -> Array:
     name = f"{data.file.filename}: picture {index} of {data.name}"
     if data.ndim != 2 or data.dtype != np.uint8:
         raise BadClip(key, f"{name}: {data.dtype} {data.shape}, expected JPEG bytes, uint8 (steps, bytes)")
-    if index >= len(data):
-        raise BadClip(key, f"{name} is missing: there are {len(data)}; record the episode again")
-    return decode_image(key, name, io.BytesIO(data[index].tobytes()))
+    if index >= data.shape[0]:
+        raise BadClip(key, f"{name} is missing: there are {data.shape[0]}; record the episode again")
+    if data.shape[1] > MAX_JPEG:
+        raise BadClip(key, f"{name} claims {data.shape[1]:,} bytes, expected at most {MAX_JPEG:,}")
+    return decode_image(key, name, io.BytesIO(row(key, data, index).tobytes()))

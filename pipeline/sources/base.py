@@ -9,6 +9,9 @@ from data_specs.datasets import ClipRef, DatasetSpec, FrameSampling, safe_key
 from data_specs.records import BadClip, Clip
 from pipeline.config import suggest
 
+MAX_TEXT = 10_000
+"""Characters of an instruction or a label."""
+
 
 class Source(Protocol):
     """A dataset: constructed as `Class(root: Path | None, split: str | None, options: Mapping[str, str])`.
@@ -89,3 +92,14 @@ def unique_keys(identities: Sequence[str], names: Sequence[str] | None = None) -
         shared = {key for key, count in Counter(keys).items() if count > 1}
         length += 8
     return keys
+
+
+def text_problem(text: str) -> str | None:
+    """What is wrong with a text from a dataset's files, to follow its name; None for one that a store can keep."""
+    if len(text) > MAX_TEXT:
+        return f"has {len(text):,} characters, expected at most {MAX_TEXT:,}"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return f"holds half a character ({text[:60]!r}), expected text"
+    return None

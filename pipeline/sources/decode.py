@@ -17,6 +17,7 @@ import numpy as np
 from data_specs.arrays import Array
 from data_specs.datasets import ClipRef, FrameSampling
 from data_specs.records import BadClip, Clip
+from pipeline.foreign_images import MAX_PIXELS
 from pipeline.sources.base import check_ref
 from pipeline.sources.frames import check_count, pick, resize_crop
 from pipeline.sources.integrity import missing_bytes
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 VIDEO_SUFFIXES = (".webm", ".mp4", ".mkv", ".avi", ".mov")
 
-MAX_PIXELS = 64 << 20
-"""Of one frame: more than 8K video has, 200 MB as RGB."""
 MAX_SECONDS = 24 * 3600.0
 MAX_TAKEN = 8192
 """Frames taken from one clip: 1.2 GB at 224 x 224."""
@@ -86,6 +85,8 @@ def open_video(key: str, path: Path) -> Iterator[tuple["InputContainer", "VideoS
             stream = _video_stream(key, path, container)
             # One thread a clip: clips are decoded side by side, and a thread more decodes frames nobody asked for.
             stream.codec_context.thread_count = 1
+            # a stream may grow in its middle: FFmpeg looks before it allocates
+            stream.codec_context.options = {**stream.codec_context.options, "max_pixels": str(MAX_PIXELS)}
             yield container, stream
     except FileNotFoundError:
         raise BadClip(key, f"{path} is missing; {_WANTED}") from None

@@ -1,9 +1,8 @@
 """A folder of images as a clip."""
 
 import re
-import struct
-import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,11 +12,11 @@ from PIL import Image, ImageOps
 from data_specs.arrays import Array
 from data_specs.datasets import FrameSampling
 from data_specs.records import BadClip
-from pipeline.sources.decode import MAX_PIXELS, MAX_TAKEN
+from pipeline.foreign_images import BadPicture, picture
+from pipeline.sources.decode import MAX_TAKEN
 from pipeline.sources.frames import check_count, pick, resize_crop
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 _WANTED = f"expected an image ({', '.join(IMAGE_SUFFIXES)})"
 
 
@@ -67,37 +66,26 @@ def read_images(key: str, paths: list[Path], fps: float, sampling: FrameSampling
 
 def _image_size(key: str, path: Path) -> tuple[int, int]:
     """Width and height from the header, checked against the limit before anything is decoded."""
-    with _Problems(key, path), Image.open(path, formats=_FORMATS) as image:
-        width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise BadClip(key, f"{path} has {width} x {height} pixels, expected at most {MAX_PIXELS} pixels")
-    return width, height
+    with _opened(key, path, path) as image:
+        return image.width, image.height
 
 
 def decode_image(key: str, name: str | Path, file: Path | BinaryIO) -> Array:
     """u1 [H,W,3], turned as its EXIF orientation says; BadClip, with `name`, for a damaged or too large image."""
-    with _Problems(key, name), Image.open(file, formats=_FORMATS) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise BadClip(key, f"{name} has {image.width} x {image.height} pixels, expected at most {MAX_PIXELS}")
+    with _opened(key, name, file) as image:
         if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
             grey = (np.asarray(image, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8)
             return np.repeat(grey[..., None], 3, axis=2)
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
-class _Problems:
-    """Turns what Pillow raises for a file that is missing or damaged into BadClip."""
-
-    def __init__(self, key: str, name: str | Path) -> None:
-        self._key = key
-        self._name = name
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, FileNotFoundError):
-            raise BadClip(self._key, f"{self._name} is missing; {_WANTED}") from None
-        damaged = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-        if isinstance(error, damaged):
-            raise BadClip(self._key, f"{self._name} cannot be decoded ({error}); {_WANTED}") from error
+@contextmanager
+def _opened(key: str, name: str | Path, file: Path | BinaryIO) -> Iterator[Image.Image]:
+    """The image, not decoded yet. BadClip for one that is missing, damaged or too large, in the block too."""
+    try:
+        with picture(file) as image:
+            yield image
+    except FileNotFoundError:
+        raise BadClip(key, f"{name} is missing; {_WANTED}") from None
+    except BadPicture as error:
+        raise BadClip(key, f"{name} {error}; {_WANTED}") from error

@@ -11,13 +11,18 @@ import numpy as np
 from data_specs.arrays import Array
 from data_specs.datasets import ClipRef, DatasetSpec, FrameSampling
 from data_specs.records import BadClip, Clip
-from pipeline.sources.base import check_options, check_ref, check_split
+from pipeline.bounded_parquet import BadTable, read_parquet, values_of
+from pipeline.foreign import UNREADABLE, shortened
+from pipeline.sources.base import check_options, check_ref, check_split, text_problem
 from pipeline.sources.frames import check_count, pick_indices
 from pipeline.sources.images import decode_image
 from pipeline.sources.lerobot_hub import download
 from pipeline.sources.lerobot_meta import EpisodeFiles, read_episodes, read_info
 from pipeline.sources.moments import decode_moments
-from pipeline.sources.robot import VIEW_OPTIONS, RobotEpisode, Views, fitted, robot_array
+from pipeline.sources.robot import MAX_STEPS, VIEW_OPTIONS, RobotEpisode, Views, fitted, robot_array
+
+MAX_EPISODE = 4 << 30
+"""Bytes of an episode's rows of some columns, unpacked."""
 
 _OPTIONS = (*VIEW_OPTIONS, "state", "action", "repo", "revision")
 
@@ -154,7 +159,10 @@ class LeRobotSource:
             if key in episode.videos:
                 path, begin = episode.videos[key]
                 notes += [(f"video/{key}", path.relative_to(self._root).as_posix()), (f"from/{key}", repr(begin))]
-        problem = None if episode.length > 0 else f"meta lists it with {episode.length} rows, expected one or more"
+        problem = text_problem(episode.text)
+        problem = f"its task {problem}" if problem else None
+        if not 0 < episode.length <= MAX_STEPS:
+            problem = f"meta lists it with {episode.length} rows, expected 1 to {MAX_STEPS}"
         return ClipRef(
             key=f"episode_{episode.index:06d}",
             split=self._info.split_of(episode.index),
@@ -174,10 +182,12 @@ class LeRobotSource:
                 ref.key,
                 f"{ref.path} has {table.num_rows} rows of the episode, meta lists {length}; download both again",
             )
-        index = np.array(table["frame_index"].to_pylist(), dtype=np.float64)
+        index = _numbers(ref, table, "frame_index")
         if not np.array_equal(index, np.arange(length)):
             raise BadClip(ref.key, f"{ref.path}: frame_index of the episode does not count 0, 1, ... {length - 1}")
-        stamps = np.array(table["timestamp"].to_pylist(), dtype=np.float64)
+        stamps = _numbers(ref, table, "timestamp")
+        if len(stamps) != length:
+            raise BadClip(ref.key, f"{ref.path}: timestamp is no column of numbers, one a row")
         late = np.abs(stamps - index / self._info.fps)
         if not (late < 0.5 / self._info.fps).all():
             row = int(np.argmax(~(late < 0.5 / self._info.fps)))
@@ -191,11 +201,14 @@ class LeRobotSource:
     def _array(self, ref: ClipRef, table: Any, name: str | None, dims: int) -> Array | None:
         if name is None:
             return None
-        return robot_array(ref.key, f"{ref.path}: {name} of {ref.key}", table[name].to_pylist(), dims=dims)
+        return robot_array(ref.key, f"{ref.path}: {name} of {ref.key}", _values(ref, table, name), dims=dims)
 
     def _images(self, ref: ClipRef, key: str, taken: Sequence[int], size: int | None) -> Array:
         """Pictures kept in the table as the bytes of PNG or JPEG files."""
-        cells = _read_rows(ref, [key])[key].take(taken).to_pylist()
+        table = _read_rows(ref, [key], batch=64)
+        if table.num_rows <= max(taken):
+            raise BadClip(ref.key, f"{ref.path} has {table.num_rows} rows of {key}, expected more; download it again")
+        cells = _values(ref, table.take(list(taken)), key)
         rgbs = []
         for row, cell in zip(taken, cells, strict=True):
             name = f"{ref.path}: {key} of {ref.key}, row {row},"
@@ -207,23 +220,31 @@ class LeRobotSource:
         return np.stack(rgbs)
 
 
-def _read_rows(ref: ClipRef, columns: Sequence[str]) -> Any:
+def _read_rows(ref: ClipRef, columns: Sequence[str], *, batch: int = 4096) -> Any:
     """Some columns of an episode's rows as a table; BadClip for a file that is missing, damaged or lacks one."""
-    import pyarrow
-    from pyarrow import parquet
-
     path = ref.path
     assert path is not None, f"clip {ref.key} has no table"
     if not path.is_file():
         raise BadClip(ref.key, f"{path} is missing, expected the episode's table; download it again")
+    where = ("episode_index", ref.index)
     try:
-        there = parquet.read_schema(path).names
-        missing = [name for name in (*columns, "episode_index") if name not in there]
-        if missing:
-            raise BadClip(ref.key, f"{path} has no column {missing[0]!r}; it has {', '.join(there)}")
-        wanted = [("episode_index", "=", ref.index)]
-        return parquet.read_table(path, columns=list(columns), filters=wanted)
-    except (pyarrow.ArrowException, OSError) as error:
+        return read_parquet(path, columns, where=where, most_bytes=MAX_EPISODE, batch=batch)
+    except (BadTable, OSError) as error:
         raise BadClip(
-            ref.key, f"{path} cannot be read as Parquet ({error}); it is truncated or damaged: download it again"
+            ref.key, f"{path} {error}; it is truncated, damaged or another table: download it again"
         ) from error
+
+
+def _values(ref: ClipRef, table: Any, column: str) -> list[Any]:
+    try:
+        return values_of(table, column)
+    except BadTable as error:
+        raise BadClip(ref.key, f"{ref.path} {error}; download it again") from error
+
+
+def _numbers(ref: ClipRef, table: Any, column: str) -> Array:
+    """A column of numbers f8 [T]."""
+    try:
+        return np.array(_values(ref, table, column), dtype=np.float64).reshape(-1)
+    except UNREADABLE as error:
+        raise BadClip(ref.key, f"{ref.path}: {column} is no column of numbers ({shortened(error)})") from error

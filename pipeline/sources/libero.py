@@ -1,6 +1,5 @@
 """LIBERO (Liu et al., "LIBERO: Benchmarking Knowledge Transfer for Lifelong Robot Learning", NeurIPS 2023) as HDF5."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,9 +9,19 @@ import numpy as np
 from data_specs.arrays import Array
 from data_specs.datasets import ClipRef, DatasetSpec, FrameSampling
 from data_specs.records import BadClip, Clip
-from pipeline.sources.base import check_options, check_ref, check_split, unique_keys
+from pipeline.foreign import BadJson, parse_json, shortened
+from pipeline.sources.base import check_options, check_ref, check_split, text_problem, unique_keys
 from pipeline.sources.frames import check_count, pick_indices
-from pipeline.sources.hdf5 import HDF5_SUFFIXES, check_pictures, member, numbers, open_hdf5, text_attribute
+from pipeline.sources.hdf5 import (
+    HDF5_SUFFIXES,
+    check_pictures,
+    member,
+    names_in,
+    numbers,
+    open_hdf5,
+    row,
+    text_attribute,
+)
 from pipeline.sources.images import natural_order
 from pipeline.sources.robot import VIEW_OPTIONS, RobotEpisode, Views, choice, fitted, robot_array, still_action
 from pipeline.sources.walk import suffix_of, walk
@@ -92,7 +101,7 @@ class LiberoSource:
             def pictures(camera: str, size: int | None) -> Array:
                 data = member(ref.key, demo, f"obs/{camera}_rgb", h5py.Dataset, holder=name)
                 check_pictures(ref.key, data, moments, name=f"{name}/obs/{camera}_rgb")
-                return np.stack([fitted(data[i][::-1, ::-1], size) for i in taken])
+                return np.stack([fitted(row(ref.key, data, i)[::-1, ::-1], size) for i in taken])
 
             return Clip(
                 key=ref.key,
@@ -109,7 +118,8 @@ class LiberoSource:
 
         def array(path: str, dims: int, rows: int | None = None) -> Array:
             data = member(key, demo, path, h5py.Dataset, holder=name)
-            return robot_array(key, f"{demo.file.filename}: {name}/{path}", numbers(data), dims=dims, rows=rows)
+            values = numbers(key, data, name=f"{name}/{path}")
+            return robot_array(key, f"{demo.file.filename}: {name}/{path}", values, dims=dims, rows=rows)
 
         action = array("actions", self.spec.action_dim)
         parts = [array(f"obs/{part}", dims, len(action)) for part, dims in _STATE]
@@ -157,7 +167,7 @@ def _demonstrations(path: Path, name: str) -> list[ClipRef]:
         with open_hdf5(name, path) as file:
             data = member(name, file, "data", h5py.Group, holder="the file")
             text = _instruction(name, data)
-            demos = sorted((demo for demo in data if demo.startswith("demo_")), key=natural_order)
+            demos = sorted((demo for demo in names_in(name, data) if demo.startswith("demo_")), key=natural_order)
     except BadClip as error:
         return [ClipRef(key=name, path=path, problem=error.reason)]
     if not demos:
@@ -172,8 +182,8 @@ def _instruction(key: str, data: Any) -> str:
     """The sentence in `problem_info`; some writers quote it or split it into words."""
     text = text_attribute(key, data, "problem_info", holder="the group 'data'")
     try:
-        sentence = json.loads(text)["language_instruction"]
-    except (ValueError, KeyError, TypeError) as error:
+        sentence = parse_json(text)["language_instruction"]
+    except (BadJson, KeyError, TypeError) as error:
         raise BadClip(
             key,
             f"{data.file.filename}: the attribute problem_info is no JSON object with a language_instruction"
@@ -181,5 +191,9 @@ def _instruction(key: str, data: Any) -> str:
         ) from None
     words = " ".join(sentence) if isinstance(sentence, list) and all(isinstance(w, str) for w in sentence) else sentence
     if not isinstance(words, str) or not words.strip(' "'):
-        raise BadClip(key, f"{data.file.filename}: the language_instruction in problem_info is {sentence!r}")
+        raise BadClip(
+            key, f"{data.file.filename}: the language_instruction in problem_info is {shortened(repr(sentence))}"
+        )
+    if problem := text_problem(words):
+        raise BadClip(key, f"{data.file.filename}: the language_instruction in problem_info {problem}")
     return words.strip().strip('"').strip()

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
+MAX_END = 2e6
+"""Seconds: 23 days of video in one file."""
+
 _WORTH_A_SEEK = 2.0
 """Seconds between two moments: over this, going to a key frame is quicker than decoding what lies between."""
 
@@ -38,6 +41,8 @@ def decode_moments(
     Raises:
         BadClip: as `decode_video`; the video ends before `end`, or lacks a frame at one of `times`.
     """
+    if not (np.isfinite(end) and np.isfinite(times).all()) or end > MAX_END:
+        raise BadClip(key, f"{path}: the clip ends at {end:g} s, expected at most {MAX_END:g} s; download meta again")
     if len(times) > MAX_TAKEN:
         raise BadClip(key, f"the clip yields more than {MAX_TAKEN} frames; set frames.max, or a lower frames.fps")
     with open_video(key, path) as (container, stream):

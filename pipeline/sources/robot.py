@@ -11,9 +11,13 @@ from data_specs.arrays import Array
 from data_specs.datasets import DatasetSpec
 from data_specs.records import BadClip, Trajectory
 from pipeline.config import suggest
+from pipeline.foreign import UNREADABLE, shortened
 from pipeline.sources.frames import resize_crop
 
 VIEW_OPTIONS = ("view", "views", "views_size")
+MAX_VALUE = 1e12
+"""Of a state or an action: sums and squares of a whole dataset of them stay finite."""
+
 MAX_STEPS = 1_000_000
 """Of an episode: 5.5 hours at 50 a second."""
 
@@ -53,9 +57,10 @@ class RobotEpisode:
 def robot_array(key: str, name: str, values: Any, *, dims: int, rows: int | None = None) -> Array:
     """`values` as finite f4 [T,dims] of `rows` rows, where that is known; BadClip that calls them `name` otherwise."""
     try:
-        array = np.asarray(values, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise BadClip(key, f"{name} is no table of numbers ({error}); record the episode again") from None
+        with np.errstate(over="ignore", invalid="ignore"):  # what is too great is named below
+            array = np.asarray(values, dtype=np.float32)
+    except UNREADABLE as error:
+        raise BadClip(key, f"{name} is no table of numbers ({shortened(error)}); record the episode again") from None
     if array.ndim == 1 and dims == 1:
         array = array[:, None]
     if array.ndim != 2 or array.shape[1] != dims:
@@ -66,13 +71,13 @@ def robot_array(key: str, name: str, values: Any, *, dims: int, rows: int | None
         )
     if not 0 < len(array) <= MAX_STEPS:
         raise BadClip(key, f"{name} has {len(array)} rows, expected 1 to {MAX_STEPS}")
-    bad = np.argwhere(~np.isfinite(array))
+    bad = np.argwhere(~(np.abs(array) <= MAX_VALUE))
     if len(bad):
         step, dim = bad[0]
         raise BadClip(
             key,
             f"{name} is {array[step, dim]} at step {step}, dimension {dim} ({len(bad)} such numbers), expected finite"
-            " ones; record the episode again or cut it before that step",
+            f" ones of at most {MAX_VALUE:g}; record the episode again or cut it before that step",
         )
     return array
 

@@ -1,17 +1,25 @@
 """Something-Something V2 (Goyal et al., "The 'something something' video database", ICCV 2017; version 2)."""
 
-import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from data_specs.datasets import ClipRef, DatasetSpec, FrameSampling
 from data_specs.records import Clip
-from pipeline.sources.base import check_options, check_split, unique_keys
+from pipeline.foreign import BadJson, read_bounded, read_json
+from pipeline.sources.base import check_options, check_split, text_problem, unique_keys
 from pipeline.sources.decode import VIDEO_SUFFIXES, read_video
 from pipeline.sources.walk import suffix_of, walk
+
+MAX_LABELS = 128 << 20
+"""Bytes of a label file: that of the 168,913 training videos has 34 million."""
+
+MAX_ID = 200
+"""Characters of an id, which names a file."""
+
+T = TypeVar("T")
 
 _LABEL_NAMES = ("something-something-v2-{}.json", "{}.json")
 _CLASS_NAMES = ("something-something-v2-labels.json", "labels.json")
@@ -94,7 +102,7 @@ class _Tree:
         """The one file of these names; ValueError if there are two that differ."""
         paths = [folder / name for folder in self.label_folders for name in names if (folder / name).is_file()]
         for other in paths[1:]:
-            if other.read_bytes() != paths[0].read_bytes():
+            if _explained(read_bounded, other) != _explained(read_bounded, paths[0]):
                 raise ValueError(f"{paths[0]} and {other} differ; keep the one that is meant.")
         return paths[0] if paths else None
 
@@ -126,13 +134,18 @@ def _find(root: Path) -> _Tree:
     return _Tree(videos=videos, label_folders=sorted(label_folders, key=lambda p: (len(p.parts), p)))
 
 
-def _read_json(path: Path) -> Any:
+def _explained(read: Callable[..., T], path: Path) -> T:
+    """What `read(path, limit=...)` gives; ValueError for a label file that cannot be read."""
     try:
-        return json.loads(path.read_bytes())
+        return read(path, limit=MAX_LABELS)
     except OSError as error:
         raise ValueError(f"The label file {path} cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"The label file {path} is not JSON ({error}); unpack it from the download again.") from error
+    except BadJson as error:
+        raise ValueError(f"The label file {path} {error}; unpack it from the download again.") from error
+
+
+def _read_json(path: Path) -> Any:
+    return _explained(read_json, path)
 
 
 def _read_list(path: Path) -> list[Any]:
@@ -177,9 +190,12 @@ def _entry(item: Any, position: int, split: str, path: Path, classes: dict[str, 
     name = item.get("id") if isinstance(item, dict) else None
     if isinstance(name, int) and not isinstance(name, bool):
         name = str(name)
-    if not isinstance(name, str) or not name:
+    if not isinstance(name, str) or not name or len(name) > MAX_ID or not name.isprintable():
         if isinstance(item, dict):
-            problem = f"{where} has {_shown(item, 'id')}, expected a string that names the video"
+            problem = (
+                f"{where} has {_shown(item, 'id')}, expected a string of at most {MAX_ID} characters that names the"
+                " video"
+            )
         else:
             problem = f"{where} is a {type(item).__name__}, expected an object with an id and a label"
         made_up = f"{split}-item-{position}"
@@ -198,8 +214,12 @@ def _annotation(
     label, template = item.get("label"), item.get("template")
     if not isinstance(label, str) or not label.strip():
         return "", (), f"{_shown(item, 'label')}, expected a sentence"
+    if problem := text_problem(label):
+        return "", (), f"a label that {problem}"
     if not isinstance(template, str) or not template.strip():
         return label, (), f"{_shown(item, 'template')}, expected a sentence with [something]"
+    if problem := text_problem(template):
+        return label, (), f"a template that {problem}"
     if classes is None:
         return label, (("template", template),), None
     index = classes.get(template.replace("[", "").replace("]", ""))

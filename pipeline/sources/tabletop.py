@@ -1,6 +1,5 @@
 """The simulated tabletop world as a dataset: generated on the fly, or read from recorded `rgbd` files."""
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -13,13 +12,19 @@ from data_specs.actions import accumulate
 from data_specs.arrays import Array
 from data_specs.datasets import ClipRef, DatasetSpec, FrameSampling, safe_key
 from data_specs.records import BadClip, Clip, Trajectory
+from pipeline.foreign import BadJson, shortened
 from pipeline.sim.camera import check_view
 from pipeline.sim.mjcf import CONTROL_HZ
 from pipeline.sim.tasks import find_tasks
-from pipeline.sources.base import check_options, check_ref, check_split
+from pipeline.sources.base import check_options, check_ref, check_split, text_problem
+from pipeline.sources.decode import MAX_SECONDS
 from pipeline.sources.frames import check_count, pick_indices, resize_crop
+from pipeline.sources.robot import MAX_STEPS, MAX_VALUE
 
 T = TypeVar("T")
+
+MAX_KEY = 200
+"""Characters of a clip's key, which names a folder."""
 
 _GENERATED = ("clips", "seed", "tasks", "view", "views", "camera_motion", "distractors", "perturb")
 _RECORDED = ("view", "views")
@@ -138,8 +143,12 @@ class TabletopSource:
             if not (isinstance(row, dict) and all(isinstance(row.get(k), str) for k in ("key", "split"))):
                 raise ValueError(f"{root / INDEX}: clip {number} lacks key or split. Record it again.")
             key = row["key"]
-            if safe_key(key) != key or "/" in key:
-                raise ValueError(f"{root / INDEX}: clip {number} has the key {key!r}, which names no folder.")
+            if safe_key(key) != key or "/" in key or len(key) > MAX_KEY:
+                raise ValueError(
+                    f"{root / INDEX}: clip {number} has the key {shortened(repr(key))}, which names no folder."
+                )
+            if row["split"] not in (*self.spec.splits, ""):
+                raise ValueError(f"{root / INDEX}: clip {number} is of a split {shortened(repr(row['split']))}.")
             folder = root / CLIPS / key
             refs.append(
                 ClipRef(
@@ -148,7 +157,7 @@ class TabletopSource:
                     text=str(row.get("instruction", "")),
                     path=folder,
                     index=number,
-                    problem=None if folder.is_dir() else f"its folder {CLIPS}/{key} is missing",
+                    problem=_problem(folder, str(row.get("instruction", ""))),
                 )
             )
         return refs
@@ -159,7 +168,7 @@ class TabletopSource:
         assert ref.path is not None
         try:
             clip = read_clip_json(ref.path)
-            time = _floats(clip["time"], (None,), np.float64)
+            time = _times(clip["time"])
             count = len(time)
             state = _floats(clip["state"], (count, self.spec.state_dim))
             action = _floats(clip["action"], (count, self.spec.action_dim))
@@ -170,11 +179,16 @@ class TabletopSource:
             intrinsic = _floats(camera["intrinsic"], (count, 3, 3))
             extrinsic = _floats(camera["extrinsic"], (count, 3, 4))
             text = str(clip["instruction"])
+            if problem := text_problem(text):
+                raise ValueError(f"the instruction {problem}")
             trajectory = self._trajectory(clip, state, action, is_pad)
-        except (OSError, json.JSONDecodeError) as error:
-            raise BadClip(ref.key, f"clip.json cannot be read ({error})") from None
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadClip(ref.key, f"clip.json does not fit the rgbd layout ({error!r})") from None
+        except BadJson as error:
+            raise BadClip(ref.key, f"{ref.path}/clip.json {error}; record the clip again") from None
+        except OSError as error:
+            raise BadClip(ref.key, f"{ref.path}/clip.json cannot be read ({error})") from None
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            said = shortened(repr(error))
+            raise BadClip(ref.key, f"{ref.path}/clip.json does not fit the rgbd layout ({said})") from None
         taken = pick_indices(time, frames)
         check_count(ref.key, len(taken), frames, count)
         rgbs, depths, intrinsics = [], [], []
@@ -217,7 +231,7 @@ class TabletopSource:
         states = _floats(whole["state"], (None, self.spec.state_dim))
         actions = _floats(whole["action"], (len(states), self.spec.action_dim))
         step = np.array(whole["step"], dtype=np.int64).reshape(len(is_pad))
-        if (np.diff(step) <= 0).any() or (len(step) and not 0 <= step[0] <= step[-1] <= len(states)):
+        if (step[1:] <= step[:-1]).any() or (len(step) and not 0 <= step[0] <= step[-1] <= len(states)):
             raise ValueError("trajectory steps that do not increase from 0 to the number of control steps")
         return Trajectory(state=states, action=actions, step=step, hz=CONTROL_HZ)
 
@@ -230,21 +244,39 @@ class TabletopSource:
         return np.stack([rgb if rgb.shape[:2] == (size, size) else resize_crop(rgb, size=size)[0] for rgb in rgbs])
 
 
+def _problem(folder: Path, text: str) -> str | None:
+    """What is wrong with a clip that is listed."""
+    if problem := text_problem(text):
+        return f"its instruction {problem}"
+    return None if folder.is_dir() else f"its folder {folder.parent.name}/{folder.name} is missing"
+
+
 def _read(key: str, reader: Callable[[Path, str, int], T], folder: Path, view: str, index: int) -> T:
     try:
         return reader(folder, view, index)
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises SyntaxError for broken PNG chunks
-        raise BadClip(key, f"frame {index} of view {view} cannot be read ({error})") from None
+    except (OSError, ValueError) as error:
+        raise BadClip(key, f"{folder}: frame {index} of view {view} cannot be read ({shortened(error)})") from None
 
 
 def _floats(values: Any, shape: tuple[int | None, ...], dtype: type[np.floating[Any]] = np.float32) -> Array:
     """`values` as an array of `shape` (None: any); ValueError if they are not."""
-    array = np.array(values, dtype=dtype)
+    with np.errstate(over="ignore"):
+        array = np.array(values, dtype=dtype)
     if array.ndim != len(shape) or any(want not in (None, got) for want, got in zip(shape, array.shape, strict=True)):
         raise ValueError(f"expected shape {shape}, found {array.shape}")
-    if not np.isfinite(array).all():
-        raise ValueError("non-finite numbers")
+    if not (np.abs(array) <= MAX_VALUE).all():
+        raise ValueError(f"numbers that are not finite, or greater than {MAX_VALUE:g}")
     return array
+
+
+def _times(values: Any) -> Array:
+    """Times of frames f8 [F], which increase; ValueError if they are none."""
+    time = _floats(values, (None,), np.float64)
+    if not 0 < len(time) <= MAX_STEPS or (np.diff(time) <= 0).any() or time[-1] - time[0] > MAX_SECONDS:
+        raise ValueError(
+            f"times of {len(time)} frames, expected 1 to {MAX_STEPS} that increase, within {MAX_SECONDS:g} s"
+        )
+    return time
 
 
 def _names(text: str) -> tuple[str, ...]:

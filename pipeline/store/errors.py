@@ -11,6 +11,10 @@ class StoreRequestError(StoreError, RequestError):
     """The request does not fit the store: no store there, one that exists already, another version or recipe."""
 
 
+class TooLarge(StoreError):
+    """A file of a store is longer than what is read of it."""
+
+
 class ShardError(StoreError):
     """A shard is damaged. `shard` is its name, `array` the array at fault where that is known."""
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.store.errors import StoreError, StoreRequestError
+from pipeline.store.errors import StoreError, StoreRequestError, TooLarge
 from pipeline.store.mapping import map_file
 from pipeline.store.remote_file import FULL, RemoteFile, answered
 
@@ -31,6 +31,8 @@ _OBJECT_STORES = {"s3", "s3a"}
 """Protocols whose puts are whole and can be conditional. Others get a file under a temporary name, then its own."""
 
 _PIECE = 1 << 23
+MAX_FILE = 64 << 30
+"""Bytes of a file that is read whole: the instructions of all of Something-Something V2 take 7 thousand million."""
 _EXTRAS = {"s3": "s3", "s3a": "s3"}
 
 
@@ -163,10 +165,20 @@ class StoreFiles:
         own = self.path(folder).rstrip("/")
         return sorted({str(e).rstrip("/").rsplit("/", 1)[-1] for e in entries if str(e).rstrip("/") != own})
 
-    def read_bytes(self, name: str) -> bytes:
-        """A whole file. FileNotFoundError where there is none."""
+    def read_bytes(self, name: str, *, limit: int = MAX_FILE) -> bytes:
+        """A whole file. FileNotFoundError where there is none; TooLarge, before it is read, for more than `limit`."""
+        fs, path = self._fs_root()[0], self.path(name)
+        if self.is_local and (size := Path(path).stat().st_size) > limit:
+            raise TooLarge(f"{self.url}/{name} has {size:,} bytes, expected at most {limit:,}: it is not of a store.")
         with self._reading(name):
-            return bytes(self._fs_root()[0].cat_file(self.path(name)))
+            data = bytes(fs.cat_file(path))
+        if len(data) <= limit:
+            return data
+        raise TooLarge(f"{self.url}/{name} is longer than {limit:,} bytes: it is not of a store.")
+
+    def size(self, name: str) -> int:
+        """Bytes of a file. FileNotFoundError where there is none."""
+        return int(self._fs_root()[0].info(self.path(name))["size"])
 
     def read_many(self, names: list[str]) -> dict[str, bytes]:
         """Whole files; a remote file system fetches them together."""

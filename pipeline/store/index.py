@@ -11,6 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_specs.shards import SCHEMA_VERSION, ClipRow, Sidecar
+from pipeline.bounded_parquet import BadTable, open_parquet
+from pipeline.foreign import BadJson, parse_json, shortened, unreadable
 from pipeline.store.columns import digest_of_sorted
 from pipeline.store.errors import ShardError, StoreError
 
@@ -111,16 +113,24 @@ def index_bytes(table: Any) -> bytes:
 def read_index(data: bytes | memoryview, columns: Sequence[str] | None = None) -> Any:
     """The table of a file, or some columns of it. StoreError when it is not one of ours."""
     try:
-        file = pq.ParquetFile(pa.BufferReader(pa.py_buffer(data)))
+        file = open_parquet(pa.BufferReader(pa.py_buffer(data)), columns)
         schema = file.schema_arrow
         if not schema.equals(INDEX_SCHEMA) or b"cla_shards" not in (schema.metadata or {}):
             raise StoreError("index.parquet has other columns than this version writes")
         # no threads of Arrow's: with them every second short process aborted at its end (pyarrow 26.0.1)
         return file.read(columns=None if columns is None else list(columns), use_threads=False)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise StoreError(f"index.parquet cannot be read ({error})") from error
+    except BadTable as error:
+        raise StoreError(f"index.parquet {error}") from error
+    except unreadable(pa.ArrowException) as error:
+        raise StoreError(f"index.parquet cannot be read ({shortened(error)})") from error
 
 
 def index_shards(table: Any) -> list[str]:
-    """Names of the shards that an index was made from, those without clips included."""
-    return list(json.loads(table.schema.metadata[b"cla_shards"]))
+    """Names of the shards that an index was made from, those without clips included. StoreError when it has no list."""
+    try:
+        names = parse_json(table.schema.metadata[b"cla_shards"])
+    except BadJson as error:
+        raise StoreError(f"index.parquet has a list of shards that {error}") from None
+    if not isinstance(names, list) or not all(isinstance(name, str) and name.isprintable() for name in names):
+        raise StoreError("index.parquet has no list of shards")
+    return names

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from data_specs.shards import LANGUAGE, ModelRecord
+from pipeline.foreign import parse_json, shortened, unreadable
 from pipeline.store.errors import ShardError, StoreError
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ ROLE = "text"
 """The role of a text encoder among the models of a manifest."""
 
 _KEY = "cla_language"
+
+_MAX_HEADER = 100 << 20
+"""Bytes of a header: what safetensors reads itself."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -117,6 +121,8 @@ class LanguageTable:
         try:
             meta = _metadata(data)
             tensors = load(data)
+            if not all(isinstance(text, str) for text in (*meta["texts"], *meta["truncated"])):
+                raise ValueError("instructions that are no text")
             table = cls(
                 texts=tuple(meta["texts"]),
                 feat=tensors["feat"],
@@ -126,8 +132,8 @@ class LanguageTable:
                 truncated=tuple(meta["truncated"]),
             )
             sha256 = str(meta["sha256"])
-        except (SafetensorError, ValidationError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ShardError(LANGUAGE, None, f"cannot be read ({str(error).splitlines()[0]})") from error
+        except unreadable(SafetensorError, ValidationError) as error:
+            raise ShardError(LANGUAGE, None, f"cannot be read ({shortened(error)})") from error
         problem = next(_problems(table, sha256), None)
         if problem:
             raise ShardError(LANGUAGE, None, problem)
@@ -137,8 +143,8 @@ class LanguageTable:
 def _metadata(data: bytes) -> dict[str, Any]:
     """What the header of a safetensors file says beside its tensors (8 bytes of length, then JSON)."""
     size = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + size])
-    values: dict[str, Any] = json.loads(header["__metadata__"][_KEY])
+    header = parse_json(data[8 : 8 + size], limit=_MAX_HEADER)
+    values: dict[str, Any] = parse_json(header["__metadata__"][_KEY], limit=_MAX_HEADER)
     return values
 
 

@@ -3,14 +3,13 @@
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, ValidationError
-
-from data_specs.shards import LANGUAGE, SCHEMA_VERSION, SUFFIX, Manifest, Rejected, Sidecar, differing_keys
-from pipeline.store.errors import ShardError, StoreError, StoreRequestError
+from data_specs.shards import LANGUAGE, SUFFIX, Manifest, Rejected, Sidecar, differing_keys
+from pipeline.store.errors import ShardError, StoreError, StoreRequestError, TooLarge
 from pipeline.store.files import LOCK_MARK, TEMPORARY, ByteSource, StoreFiles
 from pipeline.store.index import index_bytes, index_shards, index_table, read_index
+from pipeline.store.metadata import MAX_TEXT_FILE, parse_manifest, parse_sidecar
 
 MANIFEST, INDEX, REJECTED, SHARDS = "manifest.json", "index.parquet", "rejected.jsonl", "shards"
 
@@ -21,7 +20,6 @@ _TOGETHER = 256
 """Sidecars that are fetched at a time."""
 
 Mode = Literal["new", "resume", "overwrite", "join"]
-SpecT = TypeVar("SpecT", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -85,13 +83,13 @@ class StoreLayout:
         """An existing store. StoreRequestError when there is none, or it has another schema version."""
         files = StoreFiles(str(url))
         try:
-            data = files.read_bytes(MANIFEST)
+            data = files.read_bytes(MANIFEST, limit=MAX_TEXT_FILE)
         except (FileNotFoundError, NotADirectoryError):
             what = "There is nothing" if not files.exists("") else "There is no manifest.json"
             raise StoreRequestError(
                 f"{what} at {url}: expected a store, a folder that `cla extract --out {url}` has written."
             ) from None
-        return cls(url=str(url), manifest=_parse(Manifest, data, f"{url}/{MANIFEST}"))
+        return cls(url=str(url), manifest=parse_manifest(data, f"{url}/{MANIFEST}"))
 
     @property
     def files(self) -> StoreFiles:
@@ -105,7 +103,7 @@ class StoreLayout:
 
     def sidecar(self, shard: str) -> Sidecar:
         """The sidecar of a committed shard. ShardError when it is damaged."""
-        return self.parsed(shard, self.files.read_bytes(sidecar_name(shard)))
+        return self.parsed(shard, self._sidecar_file(shard))
 
     def sidecars(self, shards: Sequence[str] | None = None) -> Iterator[Sidecar]:
         """The sidecars of these committed shards, of all by name without them; in their order.
@@ -120,14 +118,21 @@ class StoreLayout:
         shards = self.committed() if shards is None else shards
         for start in range(0, len(shards), _TOGETHER):
             group = shards[start : start + _TOGETHER]
-            data = self.files.read_many([sidecar_name(shard) for shard in group])
-            for shard in group:
-                yield shard, data.pop(sidecar_name(shard))
+            names = [sidecar_name(shard) for shard in group]
+            data = {} if self.files.is_local else self.files.read_many(names)
+            for shard, name in zip(group, names, strict=True):
+                yield shard, data.pop(name) if data else self._sidecar_file(shard)
+
+    def _sidecar_file(self, shard: str) -> bytes:
+        try:
+            return self.files.read_bytes(sidecar_name(shard), limit=MAX_TEXT_FILE)
+        except TooLarge as error:
+            raise ShardError(shard, None, f"its sidecar is damaged ({error})") from error
 
     def parsed(self, shard: str, data: bytes) -> Sidecar:
         """The sidecar of a shard from the content of its file. ShardError when it is damaged."""
         try:
-            sidecar = _parse(Sidecar, data, sidecar_name(shard))
+            sidecar = parse_sidecar(data, sidecar_name(shard))
         except StoreError as error:
             raise ShardError(shard, None, f"its sidecar is damaged ({error})") from error
         if sidecar.shard != shard or sidecar.format != self.manifest.format:
@@ -256,32 +261,6 @@ def sidecar_bytes(sidecar: Sidecar) -> bytes:
 def manifest_bytes(manifest: Manifest) -> bytes:
     """The content of `manifest.json`."""
     return (json.dumps(manifest.model_dump(mode="json"), indent=1, allow_nan=False) + "\n").encode()
-
-
-def _parse(spec: type[SpecT], data: bytes, where: str) -> SpecT:
-    """JSON as `spec`, the schema version first: a store of another version is refused before it is misread."""
-    try:
-        values = json.loads(data)
-    except ValueError as error:
-        raise StoreError(f"{where} is no JSON ({error}).") from error
-    version = values.get("schema_version") if isinstance(values, dict) else None
-    if not isinstance(version, int):
-        raise StoreRequestError(f"{where} names no schema version: it is not part of a store.")
-    if version != SCHEMA_VERSION:
-        remedy = (
-            "install the version of concerto-laq that wrote it"
-            if version > SCHEMA_VERSION
-            else "extract it anew, or install the older version of concerto-laq that wrote it"
-        )
-        raise StoreRequestError(
-            f"{where} has schema version {version}, this program reads version {SCHEMA_VERSION}: {remedy}."
-        )
-    try:
-        return spec.model_validate_json(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        at = ".".join(str(part) for part in first["loc"])
-        raise StoreError(f"{where} does not fit the schema: {at}: {first['msg'].lower()}.") from error
 
 
 def _refuse_foreign(files: StoreFiles) -> None:

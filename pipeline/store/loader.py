@@ -19,6 +19,7 @@ from data_specs.shards import Manifest
 from pipeline.store.assemble import assemble, columns_of
 from pipeline.store.columns import content_digest, record_from_arrays
 from pipeline.store.errors import StoreError, StoreRequestError
+from pipeline.store.index import index_shards
 from pipeline.store.language import LanguageTable, read_language
 from pipeline.store.layout import StoreLayout
 from pipeline.store.open_shards import OpenShards
@@ -82,6 +83,7 @@ class Store(Dataset[ClipRecord]):
                 raise StoreRequestError(f"The store at {path} has no clips of split {split!r}. It has: {choices}.")
         names = table["shard"].combine_chunks().dictionary_encode()
         found = names.dictionary.to_pylist()
+        _check_index(table, found, str(path))
         shards = sorted(found)
         self.shards = tuple(shards)
         """Names of the shards that hold the clips."""
@@ -105,7 +107,10 @@ class Store(Dataset[ClipRecord]):
     def time(self) -> Array:
         """f8 [F], seconds of every frame in its video."""
         times = self._index(("split", "shard", "time"))["time"].combine_chunks()
-        return np.asarray(times.flatten(), dtype=np.float64) if len(self) else np.zeros(0)
+        flat = np.asarray(times.flatten(), dtype=np.float64) if len(self) else np.zeros(0)
+        if len(flat) != self.num_frames:
+            raise StoreError(_MISCOUNTED.format(self.layout.url, f"{len(flat)} times for {self.num_frames} frames"))
+        return flat
 
     @cached_property
     def digest(self) -> str:
@@ -255,6 +260,20 @@ class Store(Dataset[ClipRecord]):
         if not 0 <= i < len(self):
             raise IndexError(f"clip {index} is outside of the store's {len(self)} clips")
         return i
+
+
+def _check_index(table: Any, shards: Sequence[str], url: str) -> None:
+    """StoreError for an index that no store of ours has: rows below 0, no frames, shards that it does not name."""
+    if len(table) == 0:
+        return
+    row, frames = pc.min(table["row"]).as_py(), pc.min(table["frames"]).as_py()
+    if row < 0 or frames < 1:
+        raise StoreError(_MISCOUNTED.format(url, f"a clip in row {row}, or one of {frames} frames"))
+    if unknown := set(shards) - set(index_shards(table)):
+        raise StoreError(_MISCOUNTED.format(url, f"a shard {min(unknown)[:80]!r} that it does not name"))
+
+
+_MISCOUNTED = "The index of the store at {} has {}: `cla merge` writes it anew from the sidecars."
 
 
 def _as_indices(indices: Indices) -> Array:

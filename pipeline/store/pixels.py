@@ -4,18 +4,33 @@ import io
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from data_specs.arrays import Array
 from data_specs.batches import FrameBatch, ImageBatch, PairBatch
+from pipeline.foreign_images import BadPicture, picture
+from pipeline.store.errors import StoreError
+
+STORED = ("JPEG", "PNG")
+"""What a store's pictures may be."""
 
 
 def decode_images(images: ImageBatch) -> Tensor:
-    """The frames u1 [B,H,W,3] of a batch of encoded images that are all of one size."""
-    frames = []
+    """The frames u1 [B,H,W,3] of a batch of encoded images that are all of one size. StoreError for a damaged one."""
+    frames: list[Array] = []
     for i in range(len(images.offset) - 1):
-        with Image.open(io.BytesIO(images.encoded(i))) as image:
-            frames.append(np.asarray(image.convert("RGB")))
+        try:
+            with picture(io.BytesIO(images.encoded(i)), STORED) as image:
+                frames.append(np.asarray(image.convert("RGB")))
+        except BadPicture as error:
+            raise StoreError(
+                f"A stored picture {error}: `cla inspect-shards STORE --verify` names its shard."
+            ) from error
+        if frames[-1].shape != frames[0].shape:
+            raise StoreError(
+                f"Stored pictures have sizes {frames[0].shape[:2]} and {frames[-1].shape[:2]}, expected one:"
+                " `cla inspect-shards STORE --verify` names damaged shards."
+            )
     return torch.from_numpy(np.stack(frames))
 
 

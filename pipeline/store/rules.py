@@ -83,9 +83,9 @@ def offset_problem(offset: Array, rows: int) -> str | None:
     """What is wrong with an offset array over `rows` rows, or None."""
     if len(offset) == 0 or int(offset[0]) != 0:
         return f"offsets start at {offset[:1].tolist()}, expected 0"
-    steps = np.diff(offset)
-    if bool(np.any(steps < 0)):
-        return f"offsets fall at entry {int(np.argmax(steps < 0)) + 1}"
+    falls = offset[1:] < offset[:-1]  # not by differences, which wrap around
+    if bool(falls.any()):
+        return f"offsets fall at entry {int(np.argmax(falls)) + 1}"
     if int(offset[-1]) != rows:
         return f"offsets end at {int(offset[-1])}, the arrays have {rows} rows"
     return None

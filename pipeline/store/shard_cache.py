@@ -203,6 +203,9 @@ class ShardCache:
         for number in range(_TRIES):
             time.sleep(number * _PAUSE_S)
             try:
+                if (size := layout.files.size(layout.data_name(shard))) > entry.bytes:
+                    problem = f"is longer than it was committed ({size:,} of {entry.bytes:,} bytes)"
+                    continue
                 layout.files.copy_to(layout.data_name(shard), part)
             except FileNotFoundError as error:
                 if not part.exists():

@@ -9,12 +9,11 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 
-from pydantic import ValidationError
-
 from data_specs.shards import LANGUAGE, Manifest
-from pipeline.store.errors import StoreError
+from pipeline.store.errors import ShardError, StoreError, TooLarge
 from pipeline.store.files import StoreFiles
 from pipeline.store.layout import INDEX, MANIFEST, REJECTED, SUMS, StoreLayout, manifest_bytes, sidecar_name
+from pipeline.store.metadata import MAX_TEXT_FILE, parse_manifest
 
 _COPY = "# manifest "
 """Begins a line with a copy of the manifest, which is in no other file; to `sha256sum` a comment."""
@@ -40,20 +39,20 @@ def write_sums(layout: StoreLayout) -> None:
 def kept_manifest(url: str) -> Manifest | None:
     """The manifest by its copy, where that is whole; None where there is none. For a store whose own is damaged."""
     try:
-        data = StoreFiles(url).read_bytes(SUMS)
-    except FileNotFoundError:
+        data = StoreFiles(url).read_bytes(SUMS, limit=MAX_TEXT_FILE)
+    except (FileNotFoundError, TooLarge):
         return None
     first, _, rest = data.decode("utf-8", errors="replace").partition("\n")
     try:
-        manifest = Manifest.model_validate_json(first.removeprefix(_COPY))
-    except ValidationError:
+        manifest = parse_manifest(first.removeprefix(_COPY).encode(), SUMS)
+    except StoreError:
         return None
     return manifest if f"{_sha256(manifest_bytes(manifest))}  {MANIFEST}\n" in rest else None
 
 
 def read_sums(layout: StoreLayout) -> dict[str, str]:
     """SHA-256 by file name. FileNotFoundError where there is no such file, StoreError where it is damaged."""
-    copy, *lines = layout.files.read_bytes(SUMS).decode("utf-8", errors="replace").split("\n")
+    copy, *lines = layout.files.read_bytes(SUMS, limit=MAX_TEXT_FILE).decode("utf-8", errors="replace").split("\n")
     found = [_LINE.fullmatch(line) for line in lines[:-1]]
     if not copy.startswith(_COPY) or not lines or lines[-1] or not all(found):
         raise StoreError(f"{SUMS} is cut off or damaged")
@@ -86,9 +85,15 @@ def sum_problems(layout: StoreLayout) -> Iterator[tuple[str, str]]:
             if name == LANGUAGE:
                 yield name, f"is listed in {SUMS} and missing"
             continue
+        except TooLarge as error:
+            yield name, str(error)
+            continue
         yield from _compared(name, content, sums)
-    for shard, content in layout.sidecar_files(shards):
-        yield from _compared(sidecar_name(shard), content, sums)
+    try:
+        for shard, content in layout.sidecar_files(shards):
+            yield from _compared(sidecar_name(shard), content, sums)
+    except ShardError as error:
+        yield sidecar_name(error.shard), error.problem
     of_shards = {*sidecars, *(layout.data_name(shard) for shard in shards)}
     for name in sorted(sums.keys() - of_shards - known):
         shard = re.sub(r"^shards/|\.json$", "", name)

@@ -13,7 +13,7 @@ from data_specs.arrays import Array
 from data_specs.records import exclusive_sum
 from data_specs.shards import EXTRA, offset_name
 from pipeline.store.decode import Unpacking
-from pipeline.store.errors import ShardError
+from pipeline.store.errors import ShardError, StoreError
 from pipeline.store.files import Sliced
 from pipeline.store.open_shards import OpenShards
 from pipeline.store.places import Pieces, Places, RowType, need_array
@@ -124,7 +124,10 @@ class _Columns:
         self._kinds: dict[str, RowType] = {}
         self._row = np.zeros(len(names), dtype=np.int64)
         # zeros cost no memory before they are written to
-        self.table = np.zeros((frames, 1 + len(names) + len(self._cuts)), dtype=np.int64)
+        try:
+            self.table = np.zeros((frames, 1 + len(names) + len(self._cuts)), dtype=np.int64)
+        except (MemoryError, ValueError):
+            raise StoreError(f"The index lists {frames:,} frames, more than there is memory to place.") from None
 
     def fill(self, reader: FileShard, rows: Array, frame: Array, inside: Array, number: int) -> None:
         """Take in the clips `rows` of a shard, whose frames `frame` are `inside` their clips."""

@@ -10,17 +10,18 @@ import json
 import re
 import tarfile
 import zipfile
-import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from data_specs.arrays import Array
 from data_specs.records import ClipRecord
-from data_specs.shards import ARRAYS, CLIP_OFFSET, EXTRA, SCHEMA_VERSION, array_spec, offset_name
+from data_specs.shards import ARRAYS, CLIP_OFFSET, EXTRA, SCHEMA_VERSION, offset_name
+from pipeline.foreign import UNREADABLE, shortened, unreadable
+from pipeline.store.claims import MAX_MEMBERS, MAX_ROW, bytes_of, check_claim, member_problem
 from pipeline.store.columns import missing_partners, record_arrays
 from pipeline.store.errors import ShardError
 from pipeline.store.files import ByteSource, SourceIO
@@ -29,6 +30,12 @@ from pipeline.store.shard import Extent, FileShard, as_array
 
 _POINTS = "points.npz"
 _HEAD = re.compile(rb"\{'descr': '([<|][fiub]\d)', 'fortran_order': False, 'shape': \(([\d, ]*)\), \}\s*")
+_MAX_HEADER = 1 << 20
+"""Bytes of a header of a tar file or an array: ours have 512 and 128."""
+
+MAX_CLIP = 4 << 30
+"""Bytes of an array of points of a clip, unpacked: 40 thousand frames of 65,535 points."""
+
 _KEPT = 8
 """Decompressed arrays of points that are kept, for frames of one clip read one after the other."""
 
@@ -160,7 +167,7 @@ class TarShard(FileShard):
 
     def _rows(self, name: str, clip: int, start: int, stop: int) -> Array:
         begin, dtype, shape = self._head(name, clip)
-        row = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
+        row = bytes_of(dtype, shape[1:])
         data = self._source.read(begin + start * row, (stop - start) * row)
         return as_array(data, dtype, (stop - start, *shape[1:]))
 
@@ -176,13 +183,14 @@ class TarShard(FileShard):
             start, size = self._member(name, clip)
             try:
                 head, dtype, shape = _read_head(self._source.read(start, min(size, 4096)))
-            except ValueError as error:
+            except (ValueError, TypeError) as error:
                 raise self._damaged(name, clip, f"its .npy header is damaged ({error})") from error
-            spec = array_spec(name)
-            if spec is not None and not spec.takes(dtype):
-                raise self._damaged(name, clip, f"has dtype {dtype}, expected {np.dtype(spec.dtype)}")
-            expected = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-            if not shape or size - head != expected:
+            try:
+                check_claim(name, dtype, shape)
+            except ValueError as error:
+                raise self._damaged(name, clip, str(error)) from None
+            expected = bytes_of(dtype, shape)
+            if size - head != expected:
                 raise self._damaged(name, clip, f"has {size - head} bytes of data, its shape {shape} needs {expected}")
             known = self._heads[name, clip] = (start + head, dtype, shape)
         return known
@@ -193,12 +201,13 @@ class TarShard(FileShard):
             start, size = self._member(name, clip)
             try:
                 with zipfile.ZipFile(io.BytesIO(self._source.read(start, size))) as archive:
-                    data = archive.read(f"{name.removeprefix('points/')}.npy")
+                    data = _unpacked(archive, f"{name.removeprefix('points/')}.npy", int(self.lengths[clip]))
                 head, dtype, shape = _read_head(data)
+                check_claim(name, dtype, shape)
                 known = as_array(memoryview(data)[head:], dtype, shape)
-            except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, NotImplementedError) as error:
-                raise self._damaged(name, clip, f"does not decompress ({error})") from error
-            if len(known) != self.lengths[clip] or known.dtype != np.dtype(ARRAYS[name].dtype):
+            except UNREADABLE as error:
+                raise self._damaged(name, clip, f"does not decompress ({shortened(error)})") from error
+            if len(known) != self.lengths[clip]:
                 raise self._damaged(name, clip, f"is {known.dtype} {known.shape} for {self.lengths[clip]} frames")
             self._points[name, clip] = known
             while len(self._points) > _KEPT:
@@ -217,10 +226,12 @@ class TarShard(FileShard):
     def _walk(self) -> dict[str, dict[str, tuple[int, int]]]:
         """Start and size of every member's data, by key and array."""
         members: dict[str, dict[str, tuple[int, int]]] = {}
-        file: IO[bytes] = io.BufferedReader(SourceIO(self._source))
+        seen = set[str]()
         try:
-            with tarfile.open(fileobj=file, mode="r:") as archive:
+            with tarfile.open(fileobj=_Headers(self._source), mode="r:") as archive:
                 for entry in archive:
+                    if problem := _entry_problem(entry, seen):
+                        raise ShardError(self.name, None, problem)
                     key, _, suffix = entry.name.partition(".")
                     where = (entry.offset_data, entry.size)
                     if entry.offset_data + entry.size > self._source.size:
@@ -229,11 +240,52 @@ class TarShard(FileShard):
                         [n for n in ARRAYS if n.startswith("points/")] if suffix == _POINTS else [_array_name(suffix)]
                     )
                     members.setdefault(key, {}).update(dict.fromkeys(names, where))
-        except (tarfile.TarError, OSError, ValueError) as error:
-            raise ShardError(self.name, None, f"is no whole tar file ({error})") from error
+        except unreadable(tarfile.TarError) as error:
+            if isinstance(error, ShardError):
+                raise
+            raise ShardError(self.name, None, f"is no whole tar file ({shortened(error)})") from error
         if not members:
             raise ShardError(self.name, None, "is an empty tar file")
         return members
+
+
+class _Headers(SourceIO):
+    """A file of which `tarfile` may read headers, and no more at a time than a bound: they may claim any length."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        """So many bytes, as far as the file goes. ValueError for more than a header has."""
+        left = max(0, self._source.size - self._at)
+        wanted = left if size is None or size < 0 else size
+        if wanted > _MAX_HEADER:
+            raise ValueError(f"a header claims {wanted:,} bytes, expected at most {_MAX_HEADER:,}")
+        data = bytes(self._source.read(self._at, min(wanted, left)))
+        self._at += len(data)
+        return data
+
+
+def _entry_problem(entry: tarfile.TarInfo, seen: set[str]) -> str | None:
+    """What no shard of ours has: links, devices, names that lead elsewhere or come twice, sizes below 0."""
+    problem = member_problem(entry.name)
+    if not entry.isreg() or entry.issparse():
+        problem = problem or f"member {entry.name[:60]!r} is a link, a device or a folder, expected plain files"
+    elif entry.size < 0:
+        problem = problem or f"member {entry.name[:60]!r} has {entry.size} bytes"
+    elif entry.name in seen:
+        problem = problem or f"member {entry.name[:60]!r} is there twice"
+    elif len(seen) >= MAX_MEMBERS:
+        problem = problem or f"has more than {MAX_MEMBERS:,} members"
+    seen.add(entry.name)
+    return problem
+
+
+def _unpacked(archive: zipfile.ZipFile, name: str, frames: int) -> bytes:
+    """A member of an `.npz`. ValueError for one that claims more than so many frames have, or by another method."""
+    info = archive.getinfo(name)
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"method {info.compress_type}, expected deflate")
+    if info.file_size > min(frames * MAX_ROW, MAX_CLIP) + _MAX_HEADER:
+        raise ValueError(f"{name} claims {info.file_size:,} bytes for {frames} frames")
+    return archive.read(info)
 
 
 def _array_name(suffix: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from data_specs.shards import LANGUAGE, ClipRow, Sidecar
 from pipeline.store.columns import record_digest, record_from_arrays
-from pipeline.store.errors import ShardError, StoreError
+from pipeline.store.errors import ShardError, StoreError, TooLarge
 from pipeline.store.files import TEMPORARY, ByteSource
 from pipeline.store.index import index_table, read_index
 from pipeline.store.language import language_problems
@@ -24,6 +24,7 @@ from pipeline.store.layout import (
     rejected_bytes,
     sidecar_name,
 )
+from pipeline.store.metadata import MAX_TEXT_FILE
 from pipeline.store.rules import record_problems
 from pipeline.store.shard import ShardReader, open_shard
 from pipeline.store.sums import sum_problems
@@ -209,8 +210,11 @@ def _index_problems(layout: StoreLayout, shards: Sequence[str]) -> Iterator[Dama
     except StoreError as error:
         yield Damage(shard=INDEX, array="", problem=str(error))
     try:
-        same = layout.files.read_bytes(REJECTED) == rejected_bytes(current_rejections(layout.sidecars(shards)))
+        rejected = layout.files.read_bytes(REJECTED, limit=MAX_TEXT_FILE)
+        same = rejected == rejected_bytes(current_rejections(layout.sidecars(shards)))
         problem = "" if same else "says something else than the sidecars"
+    except TooLarge as error:
+        problem = str(error)
     except FileNotFoundError:
         problem = "is missing; --resume or `cla merge` writes it anew"
     if problem:

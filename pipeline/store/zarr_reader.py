@@ -4,11 +4,9 @@ It reads what `zarr_writer` writes, by the Zarr v3 specification (regular grid o
 `sharding_indexed` around blosc), without zarr's event loop and threads, which do not go well with forked workers.
 """
 
-import json
 import struct
 import zipfile
 from collections.abc import Mapping, Sequence
-from io import BufferedReader
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,18 +14,42 @@ import numpy as np
 from data_specs.arrays import Array
 from data_specs.records import exclusive_sum
 from data_specs.shards import ARRAYS, CLIP_OFFSET, EXTRA, array_spec, offset_name
+from pipeline.foreign import UNREADABLE, parse_json, shortened
+from pipeline.store.claims import (
+    EXTRA_OFFSET,
+    MAX_DIRECTORY,
+    MAX_METADATA,
+    MAX_ROW,
+    bytes_of,
+    check_claim,
+    member_problem,
+    plain_type,
+)
 from pipeline.store.columns import leading_dim, missing_partners
 from pipeline.store.errors import ShardError
 from pipeline.store.files import ByteSource, SourceIO
 from pipeline.store.frame_codecs import FrameCodec
 from pipeline.store.rules import offset_problem
 from pipeline.store.shard import Extent, FileShard, as_array
-from pipeline.store.zarr_writer import EXTRA_OFFSET
 
 _MISSING = 2**64 - 1
-_LOCAL_HEADER = 30
+_LOCAL_HEADER, _ENCRYPTED = 30, 1
 _BLOSC_HEAD = struct.Struct("<IIII")
 """Versions and flags, bytes of the values, bytes of a block, bytes of the whole chunk with this head."""
+
+
+class _Directory(SourceIO):
+    """A file of which `zipfile` may read its directory, and no more at a time than a bound."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        """So many bytes, or all to the end. ValueError for more than a directory has."""
+        left = max(0, self._source.size - self._at)
+        wanted = left if size is None or size < 0 else min(size, left)
+        if wanted > MAX_DIRECTORY:
+            raise ValueError(f"its directory claims {wanted:,} bytes, expected at most {MAX_DIRECTORY:,}")
+        data = bytes(self._source.read(self._at, wanted))
+        self._at += wanted
+        return data
 
 
 class _Column(Protocol):
@@ -41,7 +63,7 @@ class _Raw:
 
     def __init__(self, source: ByteSource, start: int, dtype: "np.dtype[Any]", shape: tuple[int, ...]) -> None:
         self.shape, self.start, self.dtype, self._source = shape, start, dtype, source
-        self.row = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
+        self.row = bytes_of(dtype, shape[1:])
 
     def read(self, start: int, stop: int) -> Array:
         data = self._source.read(self.start + start * self.row, (stop - start) * self.row)
@@ -62,7 +84,9 @@ class _ByFrame:
     ) -> None:
         self.shape, self._source, self._start, self._size, self._dtype = shape, source, start, size, dtype
         self._codec = codec
-        self._bytes = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
+        self._bytes = bytes_of(dtype, shape[1:])
+        if self._bytes > MAX_ROW:
+            raise ValueError(f"claims {self._bytes:,} bytes a frame, expected at most {MAX_ROW:,}")
         self._index: Array | None = None
 
     def read(self, start: int, stop: int) -> Array:
@@ -85,8 +109,8 @@ class _ByFrame:
             raise ValueError(f"frame {frame} has {expanded} bytes in {packed}, expected {self._bytes} in {size}")
         try:
             self._codec.decompress(data, row, self._dtype)
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(f"frame {frame} does not decompress ({error})") from error
+        except UNREADABLE as error:
+            raise ValueError(f"frame {frame} does not decompress ({shortened(error)})") from error
 
     def _table(self) -> Array:
         """Where each frame begins and its bytes, u8 [F,2]: the end of the chunk, before a CRC-32C."""
@@ -191,13 +215,20 @@ class ZarrShard(FileShard):
     def _directory(self) -> dict[str, tuple[int, int]]:
         """(start of the local header, bytes) of each entry."""
         try:
-            with zipfile.ZipFile(BufferedReader(SourceIO(self._source))) as archive:
+            with zipfile.ZipFile(_Directory(self._source)) as archive:
                 infos = archive.infolist()
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeDecodeError) as error:
-            raise ShardError(self.name, None, f"is no whole ZIP file ({error})") from error
+        except UNREADABLE as error:
+            raise ShardError(self.name, None, f"is no whole ZIP file ({shortened(error)})") from error
+        seen = set[str]()
         for info in infos:
-            if info.compress_type != zipfile.ZIP_STORED:
-                raise ShardError(self.name, None, f"entry {info.filename} is compressed, expected stored")
+            problem = member_problem(info.filename)
+            if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & _ENCRYPTED:
+                problem = problem or f"entry {info.filename} is compressed or encrypted, expected stored"
+            if info.filename in seen:
+                problem = problem or f"entry {info.filename} is there twice"
+            if problem:
+                raise ShardError(self.name, None, problem)
+            seen.add(info.filename)
         return {info.filename: (info.header_offset, info.file_size) for info in infos}
 
     def _data(self, entry: str, array: str | None) -> tuple[int, int]:
@@ -205,6 +236,8 @@ class ZarrShard(FileShard):
         if entry not in self._entries:
             raise ShardError(self.name, array, f"{entry} is missing")
         header, size = self._entries[entry]
+        if not 0 <= header <= self._source.size - _LOCAL_HEADER:
+            raise ShardError(self.name, array, f"the header of {entry} lies outside of the file")
         fixed = self._source.read(header, _LOCAL_HEADER)
         if bytes(fixed[:4]) != b"PK\x03\x04":
             raise ShardError(self.name, array, f"the header of {entry} is damaged")
@@ -222,32 +255,38 @@ class ZarrShard(FileShard):
                 continue
             start, size = self._data(entry, name)
             try:
-                meta = json.loads(bytes(self._source.read(start, size)))
+                if size > MAX_METADATA:
+                    raise ValueError(f"it has {size:,} bytes, expected at most {MAX_METADATA:,}")
+                meta = parse_json(self._source.read(start, size), limit=MAX_METADATA)
                 if meta["node_type"] == "array":
                     columns[name] = self._open_column(name, meta)
-            except (ValueError, KeyError, TypeError) as error:
-                raise ShardError(self.name, name, f"its metadata is damaged ({error})") from error
+            except UNREADABLE as error:
+                raise ShardError(self.name, name, f"its metadata is damaged ({shortened(error)})") from error
         needed = [name for name, spec in {**ARRAYS, CLIP_OFFSET.name: CLIP_OFFSET}.items() if not spec.optional]
         for name in [*(name for name in needed if name not in columns), *missing_partners(columns)]:
             raise ShardError(self.name, name, "is missing")
         return columns
 
     def _open_column(self, name: str, meta: Mapping[str, Any]) -> _Column:
-        shape = tuple(int(side) for side in meta["shape"])
-        dtype = np.dtype(meta["data_type"]).newbyteorder("<")
-        expected = array_spec(name)
-        if expected is not None and not expected.takes(dtype):
-            raise ShardError(self.name, name, f"has dtype {dtype}, expected {np.dtype(expected.dtype)}")
+        shape, dtype = tuple(int(side) for side in meta["shape"]), plain_type(meta["data_type"])
+        try:
+            check_claim(name, dtype, shape)
+        except ValueError as error:
+            raise ShardError(self.name, name, str(error)) from None
         if 0 in shape:  # Zarr writes no chunk for it
             return _Raw(self._source, 0, dtype, shape)
         start, size = self._data(f"{name}/c{'/0' * len(shape)}", name)
         codecs = [codec["name"] for codec in meta["codecs"]]
         if codecs == ["sharding_indexed"]:
+            if name.endswith("/offset"):
+                raise ShardError(self.name, name, "is compressed, expected plain bytes")
             codec = FrameCodec.of(meta["codecs"][0]["configuration"]["codecs"], dtype)
             return _ByFrame(self._source, start, size, dtype, shape, codec)
         if codecs != ["bytes"]:
             raise ShardError(self.name, name, f"is encoded with {codecs}, expected 'bytes' or 'sharding_indexed'")
-        if size != int(np.prod(shape, dtype=np.int64)) * dtype.itemsize:
+        if meta["codecs"][0].get("configuration", {}).get("endian", "little") != "little":
+            raise ShardError(self.name, name, "has its most significant bytes first, expected the least")
+        if size != bytes_of(dtype, shape):
             raise ShardError(self.name, name, f"has {size} bytes of data, its shape {shape} needs another number")
         return _Raw(self._source, start, dtype, shape)
 

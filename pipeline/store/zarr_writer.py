@@ -18,13 +18,11 @@ from zarr.storage import MemoryStore
 from data_specs.arrays import Array
 from data_specs.records import ClipRecord, exclusive_sum
 from data_specs.shards import CLIP_OFFSET, EXTRA, SCHEMA_VERSION
+from pipeline.store.claims import EXTRA_OFFSET
 from pipeline.store.columns import record_arrays
 from pipeline.store.frame_codecs import CODECS, LEVEL
 
 ALIGNMENT = 64
-EXTRA_OFFSET = "extra_offset/"
-"""Prefix of the rows of each clip in an extra array, i8 [n+1]."""
-
 _ALIGN_FIELD = 0xD935  # the ZIP extra field that Android's zipalign defines for padding
 _ZIP64_FIELD = 20
 _LOCAL_HEADER = 30

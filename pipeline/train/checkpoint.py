@@ -15,7 +15,7 @@ import io
 import itertools
 import json
 import os
-import pickle
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -30,12 +30,15 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from pipeline.config import FailedError, RequestError
+from pipeline.foreign import UNREADABLE, BadJson, read_json, shortened, unreadable
 
 RUN_VERSION = 1
 RUN, POINTERS, SPLIT, METRICS = "run.json", "checkpoints.json", "split.json", "metrics.jsonl"
 CHECKPOINTS, BOARD = "checkpoints", "tensorboard"
 MODEL, STATE = "model.safetensors", "train_state.pt"
 TEMPORARY = ".tmp-"
+
+_NAME = re.compile(r"\d{8,}(-\d+)?")
 
 Which = Literal["best", "last"]
 
@@ -154,7 +157,12 @@ class RunFolder:
             raise RequestError(
                 f"The run at {self.path} has no checkpoint yet: go on with it by `cla train` and --resume."
             )
-        return self.path / CHECKPOINTS / (pointers.best if which == "best" else pointers.last)
+        name = pointers.best if which == "best" else pointers.last
+        if not _NAME.fullmatch(name):
+            raise FailedError(
+                f"{self.path / POINTERS} names the checkpoint {shortened(repr(name), 80)}, expected a folder of steps."
+            )
+        return self.path / CHECKPOINTS / name
 
     def _remove_others(self, pointers: Pointers) -> None:
         for folder in (self.path / CHECKPOINTS).iterdir():
@@ -176,7 +184,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     try:
         weights = safetensors.torch.load(path.read_bytes())
         model.load_state_dict(weights, strict=True)
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except unreadable(SafetensorError) as error:
         raise FailedError(
             f"The weights in {path} cannot be used ({_first_lines(error)}): they are damaged, or another version of "
             "concerto-laq wrote them."
@@ -188,9 +196,13 @@ def load_state(folder: Path) -> dict[str, Any]:
     path = folder / STATE
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise FailedError(f"The training state in {path} cannot be read ({_first_lines(error)}).") from error
-    assert isinstance(state, dict)
+        if not isinstance(state, dict):
+            raise TypeError(f"it holds a {type(state).__name__}")
+    except UNREADABLE as error:
+        raise FailedError(
+            f"The training state in {path} cannot be read ({_first_lines(error)}): go on from another checkpoint, or "
+            "train anew with --overwrite."
+        ) from error
     return state
 
 
@@ -254,21 +266,23 @@ def _sync_folder(path: Path) -> None:
 
 def _parse(kind: type[RecordT], path: Path) -> RecordT:
     try:
-        values = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
+        values = read_json(path)
+    except BadJson as error:
+        raise FailedError(f"{path} cannot be read: it {error}.") from error
+    except OSError as error:
         raise FailedError(f"{path} cannot be read ({_first_lines(error)}).") from error
     version = values.get("run_version", RUN_VERSION) if isinstance(values, dict) else None
     if version != RUN_VERSION:
         raise RequestError(
-            f"{path} is of run version {version}, this program reads version {RUN_VERSION}: install the version of "
-            "concerto-laq that wrote it, or train anew with --overwrite."
+            f"{path} is of run version {shortened(version, 30)}, this program reads version {RUN_VERSION}: install "
+            "the version of concerto-laq that wrote it, or train anew with --overwrite."
         )
     try:
-        return kind(**values)
+        return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         raise FailedError(
-            f"{path} does not say what a run is: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}."
+            f"{path} does not say what a run is: {shortened('.'.join(map(str, first['loc'])))}: {first['msg'].lower()}."
         ) from error
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from data_specs.shards import ModelRecord
 from pipeline.config import FailedError, RequestError
+from pipeline.foreign import shortened, unreadable
 from pipeline.store.identity import differing_model
 from pipeline.train.checkpoint import MODEL, RunFolder
 from pipeline.train.policy_recipe import PolicyRecipe
@@ -147,5 +148,5 @@ class TrunkOfRun:
 def _weights(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load(path.read_bytes())
-    except (OSError, SafetensorError) as error:
-        raise FailedError(f"The weights in {path} cannot be read ({error}).") from error
+    except unreadable(SafetensorError) as error:
+        raise FailedError(f"The weights in {path} cannot be read ({shortened(error)}).") from error

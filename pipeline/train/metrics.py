@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.config import RequestError
+from pipeline.config import FailedError, RequestError
+from pipeline.foreign import BadJson, json_lines, shortened
 from pipeline.train.checkpoint import BOARD, METRICS, explained
 
 
@@ -86,8 +87,11 @@ class MetricsLog:
 def read_metrics(folder: Path, split: str) -> list[dict[str, Any]]:
     """The lines of a run, for curves; of `train` or `val`."""
     path = folder / METRICS
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    return [line for line in lines if line["split"] == split]
+    try:
+        lines = [line for _, line in json_lines(path)] if path.is_file() else []
+        return [line for line in lines if line["split"] == split]
+    except (BadJson, OSError, KeyError, TypeError) as error:
+        raise FailedError(f"{path}, {shortened(error)}: the curves of this run cannot be drawn.") from error
 
 
 def _keep_until(path: Path, step: int) -> None:

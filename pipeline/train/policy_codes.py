@@ -12,6 +12,7 @@ import numpy as np
 
 from data_specs.arrays import Array
 from pipeline.config import RequestError
+from pipeline.foreign import shortened
 from pipeline.label_file import Codes, read_codes
 from pipeline.train.policy_stores import PolicyStores
 
@@ -55,9 +56,7 @@ def codes_of_frames(paths: Sequence[Path], stores: PolicyStores, *, tokens: int,
         file = files.pop(mine[0])
         _check(mine[0], file, tokens, codebook)
         facts.append({**file.facts, "path": str(mine[0].resolve())})
-        place = {stores.keys[clip]: stores.start[clip] for clip in stores.clips_of_store(number)}
-        rows = np.array([place[key] for key in file.clip], dtype=np.int64) + file.frame
-        codes[rows] = file.codes
+        codes[_rows(mine[0], file, stores, number)] = file.codes
     if files:
         raise RequestError(f"{next(iter(files))} holds codes of a store that is not trained on: leave it out.")
     made = {(one["run"]["weights_sha256"], one["offset_seconds"]) for one in facts}
@@ -67,6 +66,23 @@ def codes_of_frames(paths: Sequence[Path], stores: PolicyStores, *, tokens: int,
             f"there: {', '.join(_made_by(one) for one in facts)}. Label all stores with one run."
         )
     return CodesOfFrames(codes=codes, facts=tuple(facts))
+
+
+def _rows(path: Path, file: Codes, stores: PolicyStores, number: int) -> Array:
+    """The frame of each moment of a file. RequestError for one that is not in its store."""
+    clips = stores.clips_of_store(number)
+    first = {stores.keys[clip]: int(stores.start[clip]) for clip in clips}
+    end = {stores.keys[clip]: int(stores.start[clip + 1]) for clip in clips}
+    rows = np.array([first.get(key, -1) for key in file.clip], dtype=np.int64)
+    last = np.array([end.get(key, -1) for key in file.clip], dtype=np.int64)
+    rows = np.where(rows < 0, rows, rows + file.frame)
+    if outside := np.flatnonzero((rows < 0) | (rows >= last)).tolist():
+        key, frame = file.clip[outside[0]], int(file.frame[outside[0]])
+        raise RequestError(
+            f"{path} has codes of frame {frame} of clip {shortened(repr(key), 80)}, which the store at"
+            f" {stores.stores[number].layout.url} does not have: label the store anew."
+        )
+    return rows
 
 
 def refuse_other_codes(before: dict[str, Any], now: dict[str, Any], run: Path) -> None:

@@ -52,5 +52,5 @@ def way_back(away_B3: Tensor, steps: int, step: float) -> Tensor:
     """Moves [B,steps,3] that undo a displacement, straight and `step` metres at a time until it is undone."""
     far_B1 = torch.linalg.vector_norm(away_B3, dim=1, keepdim=True).clamp_min(1e-9)
     until = step * torch.arange(steps + 1, device=away_B3.device, dtype=away_B3.dtype)
-    share_BH = (torch.minimum(until, far_B1) / far_B1).diff(dim=1)
+    share_BH: Tensor = (torch.minimum(until, far_B1) / far_B1).diff(dim=1)
     return -share_BH[..., None] * away_B3[:, None]

@@ -11,7 +11,6 @@ demonstrations are.
 
 import importlib.util
 import os
-import pickle
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, redirect_stdout
@@ -25,6 +24,7 @@ from pipeline.config import FailedError, RequestError
 from pipeline.evaluate.policy.aloha import episode_seed
 from pipeline.evaluate.policy.environment import EnvironmentOptions, EnvironmentSpec, Observation, Step, View
 from pipeline.evaluate.policy.graphics import opengl, opengl_fails
+from pipeline.foreign import UNREADABLE
 
 SETTLING_STEPS = 10
 SIZE = 128
@@ -185,7 +185,7 @@ def read_initial_states(path: Path) -> Array:
     try:
         with torch.serialization.safe_globals(allowed):
             states = np.asarray(torch.load(path, map_location="cpu", weights_only=True), dtype=np.float64)
-    except (OSError, RuntimeError, ValueError, TypeError, pickle.UnpicklingError) as error:
+    except UNREADABLE as error:
         raise FailedError(
             f"{path}, the initial states of a task, is no array of numbers ({type(error).__name__}): reinstall "
             "hf-libero."

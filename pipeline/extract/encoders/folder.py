@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import json
 import logging
 import re
 import sys
@@ -13,6 +12,7 @@ from typing import Any, TypeVar
 
 from data_specs.shards import ModelRecord
 from pipeline.config import RequestError
+from pipeline.foreign import BadJson, inside, read_json, shortened
 from pipeline.weights_files import sha256_of
 
 CONFIG, INDEX = "config.json", "model.safetensors.index.json"
@@ -40,13 +40,13 @@ class ModelFolder:
     def json(self, name: str) -> dict[str, Any]:
         """One of its JSON files. RequestError when it is missing or none."""
         try:
-            values = json.loads((self.path / name).read_text())
+            values = read_json(self.path / name)
         except FileNotFoundError:
             raise RequestError(
                 f"{self.path} lacks {name}, which {self.key} needs: copy the whole repository."
             ) from None
-        except (OSError, ValueError) as error:
-            raise RequestError(f"{self.path / name} is no JSON ({error}): copy the repository again.") from None
+        except (OSError, BadJson) as error:
+            raise RequestError(f"{self.path / name} {shortened(error)}: copy the repository again.") from None
         if not isinstance(values, dict):
             raise RequestError(f"{self.path / name} holds no JSON object: copy the repository again.")
         return values
@@ -138,16 +138,25 @@ def _incomplete(folder: Path) -> str | None:
     if not (folder / CONFIG).is_file():
         return f"holds no {CONFIG}"
     if (folder / INDEX).is_file():
-        missing = [name for name in _indexed(folder) if not (folder / name).is_file()]
+        try:
+            missing = [name for name in _indexed(folder) if not (folder / name).is_file()]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return f"has a damaged {INDEX} ({shortened(error)})"
         return f"lacks {missing[0]}" if missing else None
     return None if any(folder.glob("*.safetensors")) else "holds no .safetensors (nothing else is read)"
 
 
 def _indexed(folder: Path) -> list[str]:
-    try:
-        return sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    """Names of the files of weights that the index lists, all in the folder; none where there is no index.
+
+    Raises what a damaged index comes to: OSError, ValueError, KeyError, TypeError, AttributeError.
+    """
+    if not (folder / INDEX).is_file():
         return []
+    names = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
+    for name in names:
+        inside(folder, name)
+    return names
 
 
 def _record(role: str, name: str, commit: str, folder: Path) -> ModelRecord:

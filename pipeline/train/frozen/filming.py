@@ -7,7 +7,6 @@ own moving camera; it is for judging what was learnt from the others.
 """
 
 import dataclasses
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from data_specs.arrays import Array
+from pipeline.foreign import UNREADABLE, shortened
 from pipeline.sim.episode import Episode, demonstrate
 from pipeline.sim.geometry import Floats
 from pipeline.sim.layout import Look
@@ -57,8 +57,8 @@ class Film:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 return cls(**{field.name: arrays[field.name] for field in dataclasses.fields(cls)})
-        except (KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} is no film ({error}); delete it, and it is made again.") from None
+        except UNREADABLE as error:
+            raise ValueError(f"{path} is no film ({shortened(error)}); delete it, and it is made again.") from None
 
 
 def way_of(index: int) -> Way:

@@ -372,7 +372,7 @@ def test_lists_of_episodes_that_are_damaged(v21: Path, v30: Path, tmp_path: Path
     path = v21 / "meta/episodes.jsonl"
     good = path.read_text()
     path.write_text(good[:-20])
-    with pytest.raises(ValueError, match=r"episodes\.jsonl, line 3, is no JSON"):
+    with pytest.raises(ValueError, match=r"episodes\.jsonl, line 3, is not JSON"):
         open_source("lerobot", v21).clips()
     path.write_text(good.replace('"length"', '"longth"', 1))
     with pytest.raises(ValueError, match=r"line 1, does not fit LeRobot's format v2\.1 \(KeyError\('length'\)\)"):
@@ -386,7 +386,7 @@ def test_lists_of_episodes_that_are_damaged(v21: Path, v30: Path, tmp_path: Path
 
     listed = next((v30 / "meta/episodes").rglob("*.parquet"))
     listed.write_bytes(listed.read_bytes()[:200])
-    with pytest.raises(ValueError, match="list of episodes, is damaged"):
+    with pytest.raises(ValueError, match="list of episodes, cannot be read as Parquet"):
         open_source("lerobot", v30).clips()
     listed.unlink()
     with pytest.raises(ValueError, match="holds no Parquet file"):
@@ -412,7 +412,7 @@ def test_infos_that_are_wrong(root: Path, change: dict[str, Any], sentence: str)
 
 def test_paths_stay_inside(v21: Path) -> None:
     change_json(v21 / "meta/info.json", lambda info: info.update(data_path="../{episode_index}.parquet"))
-    with pytest.raises(ValueError, match="lies outside of the dataset"):
+    with pytest.raises(ValueError, match="lies outside of"):
         open_source("lerobot", v21).clips()
 
 

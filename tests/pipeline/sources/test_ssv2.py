@@ -181,7 +181,7 @@ def test_an_integer_id_names_the_same_video(tmp_path: Path) -> None:
         (b"", "is not JSON"),
         (b'[{"id": "1"', "is not JSON"),
         (b"\xff\xfe\x00", "is not JSON"),
-        (b"[" * 100_000, "is not JSON"),
+        (b"[" * 100_000, "is nested deeper than 64 levels"),
         (b'{"id": "1"}', "holds a dict, expected a list"),
         (b"7", "holds a int, expected a list"),
     ],

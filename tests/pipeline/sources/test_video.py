@@ -8,6 +8,7 @@ from video_files import level, write_video
 
 from data_specs.datasets import FrameSampling
 from data_specs.records import BadClip
+from pipeline import foreign_images
 from pipeline.sources import images, open_source
 from pipeline.sources.video import VideoSource
 
@@ -162,7 +163,7 @@ def test_an_image_that_vanished_or_is_too_large(tmp_path: Path, monkeypatch: pyt
     put_image(tmp_path / "1.png"), put_image(tmp_path / "2.png")
     with pytest.raises(BadClip, match=r"gone\.png is missing"):
         images.read_images("k", [tmp_path / "1.png", tmp_path / "gone.png"], 30.0, EVERY)
-    monkeypatch.setattr(images, "MAX_PIXELS", 40 * 32 - 1)
+    monkeypatch.setattr(foreign_images, "MAX_PIXELS", 40 * 32 - 1)
     assert "1.png has 40 x 32 pixels, expected at most 1279 pixels" in read_one(tmp_path)
 
 
