@@ -178,7 +178,8 @@ class StoreFiles:
 
     def size(self, name: str) -> int:
         """Bytes of a file. FileNotFoundError where there is none."""
-        return int(self._fs_root()[0].info(self.path(name))["size"])
+        with self._reading(name):
+            return int(self._fs_root()[0].info(self.path(name))["size"])
 
     def read_many(self, names: list[str]) -> dict[str, bytes]:
         """Whole files; a remote file system fetches them together."""

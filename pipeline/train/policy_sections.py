@@ -53,9 +53,9 @@ class AugmentSection(Config):
 class RecoverySection(Config):
     """Hands displaced in training, with actions that lead back (`pipeline.train.recovery`), where actions are learned.
 
-    `metres`: the displacement's deviation along each axis, 0 for none; `share` of the moments have one. It is undone by
-    `step` metres a control step; an action of 1 moves the hand by `action_metres`. For policies that know of their hand
-    by the state alone.
+    `metres`: the displacement's deviation along each axis, 0 for none; `share` of the moments have one, across the way
+    of the hand. It is undone by `step` metres a control step; an action of 1 moves the hand by `action_metres`. For
+    policies that know of their hand by the state alone.
     """
 
     metres: float = Field(default=0.0, ge=0, le=1)

@@ -6,6 +6,10 @@ there are: the state's position is displaced, and the actions of the chunk undo 
 (in the spirit of DART, Laskey et al. 2017, which makes them while recording, and of the corrective labels of Ke et al.
 2023). Pictures and clouds still show the hand where it was: this is not for policies that look for it there.
 
+A hand that moves is displaced across its way only: displaced along it, what comes next would look like what has been,
+and a policy stalls where the demonstrations turn. A hand that stays where it is to the end of the chunk is displaced in
+all directions; one that pauses is not, for it does something there (it grasps).
+
 Shape legend: B moments, H steps, S and A dimensions of state and action.
 """
 
@@ -22,6 +26,12 @@ from stages.draw import Draw
 _GREATEST = 1.0
 """Of an action: controllers take deltas in -1 … 1."""
 
+_SOON = 4
+"""Steps that say whether the hand moves, and which way."""
+
+_REST = 0.004
+"""Metres under which it stays where it is."""
+
 
 def displaced(batch: PolicyBatch, section: RecoverySection, draw: Draw) -> PolicyBatch:
     """The batch with a share of the hands displaced; a batch without actions as it is.
@@ -31,14 +41,15 @@ def displaced(batch: PolicyBatch, section: RecoverySection, draw: Draw) -> Polic
     """
     if not section.metres or batch.action is None:
         return batch
-    state_BS, (action_BHA, _) = batch.need_state(), batch.need_action()
+    state_BS, (action_BHA, is_pad_BH) = batch.need_state(), batch.need_action()
     if state_BS.shape[1] < 3 or action_BHA.shape[2] < 3:
         raise RequestError(
             f"recovery.metres displaces the hand, and there are {state_BS.shape[1]} dimensions of the state and "
             f"{action_BHA.shape[2]} of an action: both must begin with 3 of position; set recovery.metres=0."
         )
-    chosen_B = draw.uniform() < section.share
-    away_B3 = section.metres * draw.normal(3) * chosen_B[:, None]
+    away_B3 = across(section.metres * draw.normal(3), action_BHA[..., :3] * section.action_metres, is_pad_BH)
+    chosen_B = (draw.uniform() < section.share) & away_B3.any(1)
+    away_B3 = away_B3 * chosen_B[:, None]
     state = torch.cat([state_BS[:, :3] + away_B3, state_BS[:, 3:]], dim=1)
     back_BH3 = way_back(away_B3, action_BHA.shape[1], section.step) / section.action_metres
     moved_BH3 = torch.where(
@@ -46,6 +57,22 @@ def displaced(batch: PolicyBatch, section: RecoverySection, draw: Draw) -> Polic
     )
     action = torch.cat([moved_BH3, action_BHA[..., 3:]], dim=2)
     return replace(batch, frames=replace(batch.frames, state=state), action=action)
+
+
+def across(away_B3: Tensor, moves_BH3: Tensor, is_pad_BH: Tensor) -> Tensor:
+    """Displacements [B,3] without their part along the way of a hand that moves, and none of one that pauses.
+
+    Args:
+        moves_BH3: of each step, metres. is_pad_BH: steps that are not.
+    """
+    moves_BH3 = moves_BH3 * ~is_pad_BH[..., None]
+    way_B3 = moves_BH3[:, :_SOON].sum(1)
+    far_B1 = torch.linalg.vector_norm(way_B3, dim=1, keepdim=True)
+    unit_B3 = way_B3 / far_B1.clamp_min(1e-9)
+    aside_B3 = away_B3 - (away_B3 * unit_B3).sum(1, keepdim=True) * unit_B3
+    rests_B1 = torch.linalg.vector_norm(moves_BH3, dim=2).sum(1, keepdim=True) < _REST
+    at_rest_B3: Tensor = away_B3 * rests_B1
+    return torch.where(far_B1 < _REST, at_rest_B3, aside_B3)
 
 
 def way_back(away_B3: Tensor, steps: int, step: float) -> Tensor:

@@ -181,7 +181,7 @@ def test_a_stores_own_files(tmp_path: Path, bomb: Callable[[Path], object]) -> N
     layout = StoreLayout.open(str(tmp_path / "s"))
     bomb(tmp_path / "s/shards/000000.json")
     with little_memory(), pytest.raises(ShardError, match="Shard 000000: its sidecar is damaged"):
-        layout.sidecars()
+        list(layout.sidecars())
     assert any(damage.shard == "000000" for damage in verify(layout))
     bomb(tmp_path / "s/rejected.jsonl"), bomb(tmp_path / "s/SHA256SUMS")
     assert {"rejected.jsonl", "SHA256SUMS"} <= {damage.shard for damage in verify(layout)}

@@ -315,7 +315,7 @@ def test_what_a_sidecar_says(tmp_path: Path, change: Callable[[Any], Any], sente
     change_json(tmp_path / "s/shards/000000.json", change)
     before = sorted(tmp_path.parent.rglob("*"))
     with pytest.raises(ShardError, match=sentence):
-        layout.sidecars()
+        list(layout.sidecars())
     (tmp_path / "cache").mkdir()
     with pytest.raises(ShardError, match=sentence):
         ShardCache(tmp_path / "cache", 1 << 30).open(layout, "000000")

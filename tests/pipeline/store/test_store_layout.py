@@ -122,22 +122,34 @@ def test_a_store_is_listed_with_few_sidecars_in_memory(tmp_path, monkeypatch):
     """Of a million clips they would take gigabytes; what is written is the same."""
     records = [small_record(f"k{i * 7 % 20:02d}", frames=2, seed=i) for i in range(20)]
     layout = small_store(tmp_path / "s", records=records, per_shard=2, bad=[("bad", "why")])
-    before, groups = folder_bytes(tmp_path / "s"), []
-    read_many = StoreFiles.read_many
-    monkeypatch.setattr(layout_module, "_TOGETHER", 3)
+    before, read = folder_bytes(tmp_path / "s"), []
+    read_bytes = StoreFiles.read_bytes
     monkeypatch.setattr(index_module, "_TOGETHER", 5)
     monkeypatch.setattr(
-        StoreFiles, "read_many", lambda self, names: groups.append(len(names)) or read_many(self, names)
+        StoreFiles, "read_bytes", lambda self, name, **limit: read.append(name) or read_bytes(self, name, **limit)
     )
     listing = layout.sidecars()
-    assert not groups and next(listing).shard == "000000" and groups == [3]
+    assert not read and next(listing).shard == "000000" and read == ["shards/000000.json"]
     for name in ("index.parquet", "rejected.jsonl", "SHA256SUMS"):
         layout.files.remove(name)
     layout.write_index()
     layout.write_rejected()
     write_sums(layout)
     assert folder_bytes(tmp_path / "s") == before and verify(layout) == []
-    assert len(groups) > 12 and max(groups) == 3
+
+
+def test_sidecars_of_a_store_elsewhere_come_in_groups(monkeypatch):
+    records = [small_record(f"k{i:02d}", frames=2, seed=i) for i in range(8)]
+    layout = small_store(f"memory://{uuid.uuid4().hex}/s", records=records, per_shard=1)
+    groups = []
+    read_many = StoreFiles.read_many
+    monkeypatch.setattr(layout_module, "_TOGETHER", 3)
+    monkeypatch.setattr(
+        StoreFiles, "read_many", lambda self, names: groups.append(len(names)) or read_many(self, names)
+    )
+    listing = layout.sidecars()
+    assert not groups and next(listing).shard == "000000" and groups == [3]
+    assert len(list(listing)) == 7 and groups == [3, 3, 2]
 
 
 def test_a_stale_index_is_not_believed(tmp_path):

@@ -8,7 +8,7 @@ import torch
 from data_specs.batches import PolicyBatch
 from pipeline.config import RequestError
 from pipeline.train.policy_sections import RecoverySection
-from pipeline.train.recovery import displaced, way_back
+from pipeline.train.recovery import across, displaced, way_back
 from stages.draw import Draw
 
 SECTION = RecoverySection(metres=0.02, share=0.5, step=0.01, action_metres=0.05)
@@ -73,3 +73,15 @@ def test_a_robot_without_a_position_is_refused() -> None:
     batch = PolicyBatch.example(2, state=2, action=2)
     with pytest.raises(RequestError, match="2 dimensions of the state and 2 of an action"):
         displaced(batch, SECTION, Draw.whole(2))
+
+
+def test_a_hand_is_displaced_across_its_way_at_rest_anywhere_and_not_in_a_pause() -> None:
+    moves = torch.zeros(4, 20, 3)
+    moves[0, :, 0] = 0.01  # along x
+    moves[2, 10:, 2] = 0.01  # a pause, then up
+    moves[3, 10:, 2] = 0.01  # the same, but all that is after the pause is padding
+    is_pad = torch.zeros(4, 20, dtype=torch.bool)
+    is_pad[3, 10:] = True
+    away = across(torch.full((4, 3), 0.02), moves, is_pad)
+    wanted = torch.tensor([[0.0, 0.02, 0.02], [0.02, 0.02, 0.02], [0.0, 0.0, 0.0], [0.02, 0.02, 0.02]])
+    torch.testing.assert_close(away, wanted)
