@@ -90,7 +90,7 @@ class PointingConfig:
     place_noise: float = 0.004
     outline_noise: float = 0.05
     task_noise: float = 0.3
-    word_noise: float = 1.0
+    word_noise: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

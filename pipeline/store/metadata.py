@@ -34,8 +34,11 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         if name not in manifest.sizes:
             raise StoreError(f"{where} does not fit the schema: sizes lacks {name}.")
     for name, size in manifest.sizes.items():
-        if not (name == "P" or size > 0) or not 0 <= size <= MAX_SIZES:
-            raise StoreError(f"{where} does not fit the schema: sizes.{name} is {size}, expected at most {MAX_SIZES}.")
+        least = 1 if name in ("C", "W") else 0  # a store may have no points, no state, no actions
+        if not least <= size <= MAX_SIZES:
+            raise StoreError(
+                f"{where} does not fit the schema: sizes.{name} is {size}, expected {least} to {MAX_SIZES}."
+            )
     return manifest
 
 

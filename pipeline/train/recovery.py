@@ -7,8 +7,8 @@ there are: the state's position is displaced, and the actions of the chunk undo 
 2023). Pictures and clouds still show the hand where it was: this is not for policies that look for it there.
 
 A hand that moves is displaced across its way only: displaced along it, what comes next would look like what has been,
-and a policy stalls where the demonstrations turn. A hand that stays where it is to the end of the chunk is displaced in
-all directions; one that pauses is not, for it does something there (it grasps).
+and a policy stalls where the demonstrations turn. One that stays where it is is not displaced: it does something there
+(it grasps), or is done, and where it has come to rest another demonstration may begin to push.
 
 Shape legend: B moments, H steps, S and A dimensions of state and action.
 """
@@ -30,7 +30,7 @@ _SOON = 4
 """Steps that say whether the hand moves, and which way."""
 
 _REST = 0.004
-"""Metres under which it stays where it is."""
+"""Metres in these steps under which it stays where it is."""
 
 
 def displaced(batch: PolicyBatch, section: RecoverySection, draw: Draw) -> PolicyBatch:
@@ -60,19 +60,16 @@ def displaced(batch: PolicyBatch, section: RecoverySection, draw: Draw) -> Polic
 
 
 def across(away_B3: Tensor, moves_BH3: Tensor, is_pad_BH: Tensor) -> Tensor:
-    """Displacements [B,3] without their part along the way of a hand that moves, and none of one that pauses.
+    """Displacements [B,3] without their part along the way of the hand, and none of one that stays.
 
     Args:
         moves_BH3: of each step, metres. is_pad_BH: steps that are not.
     """
-    moves_BH3 = moves_BH3 * ~is_pad_BH[..., None]
-    way_B3 = moves_BH3[:, :_SOON].sum(1)
+    way_B3 = (moves_BH3 * ~is_pad_BH[..., None])[:, :_SOON].sum(1)
     far_B1 = torch.linalg.vector_norm(way_B3, dim=1, keepdim=True)
     unit_B3 = way_B3 / far_B1.clamp_min(1e-9)
-    aside_B3 = away_B3 - (away_B3 * unit_B3).sum(1, keepdim=True) * unit_B3
-    rests_B1 = torch.linalg.vector_norm(moves_BH3, dim=2).sum(1, keepdim=True) < _REST
-    at_rest_B3: Tensor = away_B3 * rests_B1
-    return torch.where(far_B1 < _REST, at_rest_B3, aside_B3)
+    aside_B3: Tensor = away_B3 - (away_B3 * unit_B3).sum(1, keepdim=True) * unit_B3
+    return aside_B3 * (far_B1 >= _REST)
 
 
 def way_back(away_B3: Tensor, steps: int, step: float) -> Tensor:

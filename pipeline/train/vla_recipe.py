@@ -3,13 +3,7 @@
 from dataclasses import replace
 
 from pipeline.train.policy_recipe import ActRecipe, PolicyRecipe, VlaRecipe
-from pipeline.train.policy_sections import (
-    AugmentSection,
-    BackboneSection,
-    EncodersSection,
-    MomentsSection,
-    RecoverySection,
-)
+from pipeline.train.policy_sections import AugmentSection, BackboneSection, EncodersSection, MomentsSection
 from pipeline.train_config import TrainSection
 from stages.act import ACTConfig
 from stages.heads.act import ACTHeadConfig
@@ -113,7 +107,6 @@ _TABLETOP_3D = VlaRecipe(
         validate_samples=1024,
     ),
     data=MomentsSection(balance="key"),
-    recovery=RecoverySection(metres=0.015),
     encoders=_TINY,
     model=replace(
         _TABLETOP,

@@ -22,7 +22,7 @@ def test_both_ways_are_measured_side_by_side_with_their_operations_and_their_rou
     for row in found["rows"]:
         assert row["frames/s"] == pytest.approx(1 / row["s/frame"])
         assert row["times faster"] > 0
-        assert 0 < row["share of the product's rate"] < 1
+        assert row["share of the product's rate"] > 0
     assert whole["s/frame"] > vggt["s/frame"]
     # a shipped VGGT tiny has no point head, so both ways do the same products in VGGT, up to attention over frames
     operations = found["gflop_a_frame"]
