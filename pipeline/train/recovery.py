@@ -66,9 +66,9 @@ def across(away_B3: Tensor, moves_BH3: Tensor, is_pad_BH: Tensor) -> Tensor:
         moves_BH3: of each step, metres. is_pad_BH: steps that are not.
     """
     way_B3 = (moves_BH3 * ~is_pad_BH[..., None])[:, :_SOON].sum(1)
-    far_B1 = torch.linalg.vector_norm(way_B3, dim=1, keepdim=True)
+    far_B1: Tensor = torch.linalg.vector_norm(way_B3, dim=1, keepdim=True)
     unit_B3 = way_B3 / far_B1.clamp_min(1e-9)
-    aside_B3: Tensor = away_B3 - (away_B3 * unit_B3).sum(1, keepdim=True) * unit_B3
+    aside_B3 = away_B3 - (away_B3 * unit_B3).sum(1, keepdim=True) * unit_B3
     return aside_B3 * (far_B1 >= _REST)
 
 
