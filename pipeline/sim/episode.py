@@ -33,6 +33,7 @@ from pipeline.sim.world import ACTION_DIM, World
 MAX_STEPS = 10 * CONTROL_HZ
 ATTEMPTS = 32
 VAL_EVERY = 10  # every tenth index is validation
+_LINGER = 2 * CONTROL_HZ  # steps that a reach under noise stays at its end
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -186,7 +187,7 @@ def attempt_episode(
     snapshots, states = [world.qpos[None]], [world.state()]
     actions: list[NDArray[np.float32]] = []
     executed: list[NDArray[np.float32]] = []
-    for action in expert(world, expert_rng):
+    for action in expert(world, expert_rng, linger=_LINGER if perturb else 0):
         if len(actions) == MAX_STEPS:
             break
         actions.append(action)

@@ -25,14 +25,19 @@ _LOWEST = 0.016  # of the grip point: fingertips 6 mm over the table
 _STAND_OFF = 0.035  # from the object's edge to the fingers before a push, metres
 
 
-def expert(world: World, rng: np.random.Generator) -> Actions:
+def expert(world: World, rng: np.random.Generator, *, linger: int = 0) -> Actions:
     """The actions that do the task of `world.scene`; the caller applies each, with noise or without, with `world.step`
     before the next.
+
+    A reach that is to `linger` stays at its end for that many steps and comes back from where noise leads it: what to
+    do close to the end is what a policy needs to see of it, and a hand that comes and rests shows it once.
     """
     pace = rng.uniform(0.36, 0.54)  # metres a second at most
     match world.scene.task.name:
         case "reach":
-            yield from _reach(world, pace)
+            yield from _reach(world, pace, linger)
+            if linger:
+                return
         case "push":
             yield from _push(world, pace)
         case "pick":
@@ -50,9 +55,16 @@ def expert(world: World, rng: np.random.Generator) -> Actions:
     yield from _hold(world, world.gripper_command, 6)
 
 
-def _reach(world: World, pace: float) -> Actions:
-    target = world.position(0) + _up(world.half_height(0) + REACH_CLEARANCE)
-    yield from _go(world, target, _grasp_yaw(world), OPEN, 0.3 * pace)  # it has no other motion to show
+def _reach(world: World, pace: float, linger: int) -> Actions:
+    target, yaw = world.position(0) + _up(world.half_height(0) + REACH_CLEARANCE), _grasp_yaw(world)
+    yield from _go(world, target, yaw, OPEN, 0.3 * pace)  # it has no other motion to show
+    stayed = 0
+    while stayed < linger:
+        yield _action(np.zeros(3), 0.0, OPEN)
+        stayed += 1
+        for action in _go(world, target, yaw, OPEN, 0.3 * pace):
+            yield action
+            stayed += 1
 
 
 def _grasp(world: World, pace: float) -> Actions:

@@ -8,6 +8,8 @@ hand's position and yaw, never on the gripper, both in proportion to one `scale`
               how far it turns: none where it stays, so that it comes to its targets exactly
     burst     now and then (with a chance of 7 % in each step) for 2 to 7 steps a push the same way, by 5 mm to 2.5 cm a
               step, with a gaussian turn of 11 degrees a step
+
+Under noise a reach lasts longer: the expert stays at its end, and shows how to come back to it (`expert`'s `linger`).
 """
 
 import numpy as np

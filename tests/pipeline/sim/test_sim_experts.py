@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from pipeline.sim.episode import attempt_episode, demonstrate, episode_split
+from pipeline.sim.episode import Episode, attempt_episode, demonstrate, episode_split
 from pipeline.sim.mjcf import CONTROL_HZ, SNAPSHOT_HZ
 from pipeline.sim.perturb import Perturber
-from pipeline.sim.tasks import TASKS, find_tasks, succeeded
+from pipeline.sim.tasks import REACH_CLEARANCE, REACH_TOLERANCE, TASKS, find_tasks, succeeded
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
@@ -35,6 +35,28 @@ def test_the_expert_comes_back_from_noise(task) -> None:
     assert np.array_equal(one.action, one.executed)
     assert np.abs(other.executed - other.action)[:, :3].max() > 0.1
     assert not np.array_equal(one.state, other.state[: len(one.state)])
+
+
+def _ways_off(episode: Episode) -> np.ndarray:
+    """How far the hand is from where a reach is to end, metres [K+1]."""
+    world = episode.world
+    target = world.position(0) + np.array([0, 0, world.half_height(0) + REACH_CLEARANCE])
+    return np.linalg.norm(episode.state[:, :3] - target, axis=1)
+
+
+def test_a_reach_under_noise_stays_at_its_end_and_comes_back_to_it() -> None:
+    (task,) = find_tasks("reach")
+    astray, ways = [], []
+    for index in range(8):
+        off = _ways_off(attempt_episode(11, index, 0, task, perturb=1.0))
+        stayed = off[int(np.argmax(off < 0.006)) :]
+        assert len(stayed) > 2 * CONTROL_HZ
+        astray.append(stayed.max())
+        ways.append(stayed)
+    assert np.median(np.concatenate(ways)) < REACH_TOLERANCE
+    assert sum(far > REACH_TOLERANCE for far in astray) >= 4, astray
+    quiet = _ways_off(attempt_episode(11, 0, 0, task))
+    assert np.flatnonzero(quiet < 0.006)[0] > len(quiet) - CONTROL_HZ
 
 
 def _noise(action: list[float], scale: float, steps: int = 4000) -> np.ndarray:
