@@ -92,3 +92,10 @@ def yaw_of(state_BS: Tensor) -> Tensor:
     """The heading of the hand's x axis, radians [B], of states with the axis-angle orientation in dimensions 3:6."""
     matrix = axis_angle_to_matrix(state_BS[..., 3:BEFORE_FINGERS].float())
     return torch.atan2(matrix[..., 1, 0], matrix[..., 0, 0])
+
+
+def turned(way: Tensor, yaw: Tensor) -> Tensor:
+    """Ways [..., 3] of the world in the frame of a hand of that yaw [...]."""
+    cosine, sine = yaw.cos(), yaw.sin()
+    x, y, z = way.unbind(-1)
+    return torch.stack([cosine * x + sine * y, cosine * y - sine * x, z], dim=-1)

@@ -23,27 +23,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_specs.batches import CloudBatch, PolicyBatch
 from data_specs.pointing import POINTING_COLUMN, POINTING_NAME, SLOTS
 from stages.clouds import unpack_clouds
-from stages.hand_frame import BEFORE_FINGERS, yaw_of
+from stages.hand_frame import BEFORE_FINGERS, turned, yaw_of
 from stages.language import LanguageTokens
 from stages.layers import Standardise
+from stages.outlines import Around, Outlines, nearest, weigh
 from stages.points import camera_centre
 from stages.roles import Roles
 from stages.vision_part import VisionPart, VisionTokens
 
 _METRES = 10.0
 """Lengths are told to the networks in units of 10 cm."""
-
-_OFFSETS = 25.0
-"""Offsets from a slot, in units of 4 cm."""
-
-_FARTHEST = 0.04
-"""From the mean of a thing's points to its middle, metres."""
 
 _FINGERS = 25.0
 """Fingers are told in units of 4 cm."""
@@ -55,11 +49,12 @@ class PointingConfig:
 
     Attributes:
         channels: of the store's tokens. features: numbers that a key takes of them; 0: colour and height alone.
-        points: of each frame while training, drawn anew each time; all are looked at when acting. picture: side of the
-            stored frames in pixels.
+        points: of each frame among which a slot looks while training, drawn anew each time; all when acting. picture:
+            side of the stored frames in pixels.
         text, hidden: widths of the instruction's encoder and of the keys' network. key: width of queries and keys.
-        shape: width of the network over the points around a slot; outline: numbers that it gives. around: how far those
-            points lie from the slot at most, metres.
+        shape: width of the network over the points around a slot; outline: numbers that it gives. nearest: how many of
+            all points are looked at there, in training as when acting: the few of a thing that are among those drawn do
+            not say how it is turned. around: how far they lie from the slot at most, metres.
         task: numbers that the instruction gives to the network over hand and slots; relation: its width; relations: its
             layers.
         fingers: dimensions of the state after position and orientation.
@@ -80,6 +75,7 @@ class PointingConfig:
     shape: int = 64
     outline: int = 8
     task: int = 8
+    nearest: int = 160
     around: float = 0.09
     relation: int = 256
     relations: int = 3
@@ -100,6 +96,7 @@ class Pointed:
     Attributes:
         cloud: the points looked at. weight: f4 [B,S,P], of each point for each slot, sums to 1.
         mean: f4 [B,S,3], of the points by weight, world, metres: on the side that the camera sees.
+        around: the points around that.
         place: f4 [B,S,3], the middle of what is pointed at.
         task: f4 [B,T], what the instruction asks to be done, in -1 … 1.
     """
@@ -107,6 +104,7 @@ class Pointed:
     cloud: CloudBatch
     weight: Tensor
     mean: Tensor
+    around: Around
     place: Tensor
     task: Tensor
 
@@ -128,10 +126,8 @@ class Pointing(VisionPart):
         self.reduce = nn.Linear(config.channels, config.features) if config.features else None
         self.colour = _two_layers(7 + config.features, config.hidden, config.key)
         self.height = _two_layers(1, config.hidden, config.key)
-        self.centre = _two_layers(4 + len(SLOTS), config.shape, config.shape)
-        self.centre_out = _two_layers(config.shape, config.shape, 2)
-        self.shape = nn.Sequential(nn.Linear(9, config.shape), nn.GELU(), nn.Linear(config.shape, config.shape))
-        self.shape_out = nn.Linear(config.shape, config.outline)
+        self._scale = 4 / math.sqrt(config.key)
+        self.outlines = Outlines(len(SLOTS), config.shape, config.outline)
         slot = _Geometry.place_width + config.outline
         self.slots = nn.Sequential(nn.Linear(slot, dim), nn.LayerNorm(dim), nn.GELU(), nn.Linear(dim, dim))
         count = len(SLOTS)
@@ -164,49 +160,82 @@ class Pointing(VisionPart):
 
     def point(self, batch: PolicyBatch, language: LanguageTokens) -> Pointed:
         """Where the slots point."""
-        cloud = self._cloud(batch)
-        colour_BP3 = cloud.rgb.float() / 127.5 - 1
+        whole = unpack_clouds(batch.frames, width=self.config.picture)
+        colour_BP3 = whole.rgb.float() / 127.5 - 1
         if self.training and self.config.colour_noise:
             noise = torch.randn_like(colour_BP3[:, :1]) + torch.randn_like(colour_BP3)
             colour_BP3 = colour_BP3 + 2 * self.config.colour_noise * noise
-        height_BP1 = cloud.xyz[..., 2:] * _METRES
-        seen = [colour_BP3, colour_BP3.square().mean(-1, keepdim=True), _hue(colour_BP3)]
-        if self.features is not None and self.reduce is not None:
-            tokens = batch.frames.need_tokens()
-            if tokens.feat.shape[-1] != self.config.channels:
-                raise ValueError(
-                    f"the tokens have {tokens.feat.shape[-1]} channels and the policy was built for "
-                    f"{self.config.channels}: build it with those of the store (vision.pointing.channels)"
-                )
-            reduced_TE = self.reduce(self.features(tokens.feat))
-            seen.append(reduced_TE[(tokens.offset[:-1, None] + cloud.token).clamp_min(0)])
-        # Added, so that a colour scores alike at every height: that of a thing is known on a mat.
-        key_BPK = self.colour(torch.cat(seen, dim=-1)) + self.height(height_BP1)
+        features = self._reduced(batch)
         query_BSK, task_BT = self.roles(language)
-        logit_BSP = torch.einsum("bsk,bpk->bsp", query_BSK, key_BPK).float() / math.sqrt(self.config.key) * 4
-        logit_BSP = logit_BSP.masked_fill(cloud.token[:, None] < 0, -torch.inf)
-        weight_BSP = logit_BSP.softmax(-1)
+
+        cloud, colour_Bn3 = self._drawn(whole, colour_BP3)
+        key_BPK = self._keys(features, colour_Bn3, cloud.xyz, cloud.token)
+        logit_BSP = self._scale * torch.einsum("bsk,bpk->bsp", query_BSK, key_BPK).float()
+        weight_BSP = logit_BSP.masked_fill(cloud.token[:, None] < 0, -torch.inf).softmax(-1)
         mean_BS3 = torch.einsum("bsp,bpd->bsd", weight_BSP, cloud.xyz)
+
+        index_BSn = nearest(whole.xyz, whole.token >= 0, mean_BS3, self.config.nearest)
+        at = (torch.arange(len(index_BSn), device=index_BSn.device)[:, None], index_BSn.flatten(1))
+        xyz_BM3, token_BM = whole.xyz[at], whole.token[at]
+        key_BMK = self._keys(features, colour_BP3[at], xyz_BM3, token_BM)
+        around = weigh(
+            self._scale * torch.einsum("bsk,bsnk->bsn", query_BSK, key_BMK.view(*index_BSn.shape, -1)).float(),
+            xyz_BM3.view(*index_BSn.shape, 3) - mean_BS3[:, :, None],
+            token_BM.view(index_BSn.shape) >= 0,
+            self.config.around,
+        )
         camera = batch.frames.camera
         assert camera is not None  # or there would be no cloud
-        place_BS3 = self._centred(cloud, weight_BSP, mean_BS3, camera_centre(camera.extrinsic))
-        return Pointed(cloud=cloud, weight=weight_BSP, mean=mean_BS3, place=place_BS3, task=task_BT)
+        place_BS3 = self.outlines.middle(around, mean_BS3, camera_centre(camera.extrinsic))
+        return Pointed(cloud=cloud, weight=weight_BSP, mean=mean_BS3, around=around, place=place_BS3, task=task_BT)
 
-    def _cloud(self, batch: PolicyBatch) -> CloudBatch:
-        chosen = None
-        points = batch.frames.points
-        if self.training and points is not None and points.pixel.shape[1] > self.config.points:
-            total = points.pixel.shape[1]
-            chosen = torch.randperm(total, device=points.pixel.device)[: self.config.points].sort().values
-        return unpack_clouds(batch.frames, width=self.config.picture, chosen=chosen)
+    def _reduced(self, batch: PolicyBatch) -> tuple[Tensor, Tensor] | None:
+        """What keys take of the tokens [T,E], and where those of each frame begin [B]."""
+        if self.features is None or self.reduce is None:
+            return None
+        tokens = batch.frames.need_tokens()
+        if tokens.feat.shape[-1] != self.config.channels:
+            raise ValueError(
+                f"the tokens have {tokens.feat.shape[-1]} channels and the policy was built for "
+                f"{self.config.channels}: build it with those of the store (vision.pointing.channels)"
+            )
+        return self.reduce(self.features(tokens.feat)), tokens.offset[:-1]
+
+    def _drawn(self, whole: CloudBatch, colour_BP3: Tensor) -> tuple[CloudBatch, Tensor]:
+        """The points among which slots look, and their colours: in training some of them, else all."""
+        total = whole.token.shape[1]
+        if not self.training or total <= self.config.points:
+            return whole, colour_BP3
+        chosen = torch.randperm(total, device=whole.token.device)[: self.config.points].sort().values
+        cloud = CloudBatch(
+            xyz=whole.xyz[:, chosen],
+            rgb=whole.rgb[:, chosen],
+            conf=whole.conf[:, chosen],
+            token=whole.token[:, chosen],
+            kept=(whole.token[:, chosen] >= 0).sum(1),
+        )
+        return cloud, colour_BP3[:, chosen]
+
+    def _keys(
+        self, features: tuple[Tensor, Tensor] | None, colour_Bn3: Tensor, xyz_Bn3: Tensor, token_Bn: Tensor
+    ) -> Tensor:
+        """Keys [B,n,K] of points."""
+        seen = [colour_Bn3, colour_Bn3.square().mean(-1, keepdim=True), _hue(colour_Bn3)]
+        if features is not None:
+            reduced_TE, first_B = features
+            seen.append(reduced_TE[(first_B[:, None] + token_Bn).clamp_min(0)])
+        # Added, so that a colour scores alike at every height: that of a thing is known on a mat.
+        keys: Tensor = self.colour(torch.cat(seen, dim=-1)) + self.height(xyz_Bn3[..., 2:] * _METRES)
+        return keys
 
     def _tokens(self, pointed: Pointed, state_BS: Tensor) -> tuple[Tensor, Tensor]:
         hand_B3, yaw_B = state_BS[:, :3], yaw_of(state_BS)
-        outline_BSE = self._noisy(self._outline(pointed, yaw_B).tanh(), self.config.outline_noise)
+        outline_BSE = self.outlines(pointed.around, pointed.mean - pointed.place, yaw_B)
+        outline_BSE = self._noisy(outline_BSE.tanh(), self.config.outline_noise)
         place_BS3 = self._noisy(pointed.place, self.config.place_noise)
         task_BT = self._noisy(pointed.task, self.config.task_noise)
         heights = torch.cat([hand_B3[:, 2:], place_BS3[..., 2]], dim=-1) * _METRES
-        place_BS3 = _turned(place_BS3 - hand_B3[:, None], yaw_B[:, None])
+        place_BS3 = turned(place_BS3 - hand_B3[:, None], yaw_B[:, None])
         slot_BSE = torch.cat([_Geometry.place(place_BS3), outline_BSE], dim=-1)
         first, second = torch.triu_indices(len(SLOTS), len(SLOTS), offset=1, device=place_BS3.device)
         pairs = torch.cat([place_BS3, place_BS3[:, second] - place_BS3[:, first]], dim=1)
@@ -216,54 +245,6 @@ class Pointing(VisionPart):
 
     def _noisy(self, value: Tensor, deviation: float) -> Tensor:
         return value + deviation * torch.randn_like(value) if self.training and deviation else value
-
-    def _centred(self, cloud: CloudBatch, weight_BSP: Tensor, mean_BS3: Tensor, eye_B3: Tensor) -> Tensor:
-        """From the mean of the points seen to the middle of the thing [B,S,3], along the table.
-
-        How far and which way depends on its size and on where it is seen from: told in the frame whose x axis leads
-        from the slot to the camera, which turns with the scene.
-        """
-        share_BSn, offset_BSn3 = self._near(cloud, weight_BSP, mean_BS3)
-        way_BS3 = eye_B3[:, None] - mean_BS3
-        heading_BS = torch.atan2(way_BS3[..., 1], way_BS3[..., 0])
-        steep_BS = way_BS3[..., 2] / torch.linalg.vector_norm(way_BS3, dim=-1)
-        told = [_turned(offset_BSn3, heading_BS[..., None]) * _OFFSETS]
-        told.append(steep_BS[..., None, None].expand(*offset_BSn3.shape[:-1], 1))
-        which = torch.eye(len(SLOTS), device=mean_BS3.device)[None, :, None]
-        told.append(which.expand(len(mean_BS3), -1, offset_BSn3.shape[2], -1))
-        pooled_BSE = torch.einsum("bsn,bsne->bse", share_BSn, self.centre(torch.cat(told, dim=-1)))
-        shift_BS2 = _FARTHEST * self.centre_out(F.gelu(pooled_BSE)).tanh()
-        shift_BS3 = F.pad(shift_BS2, (0, 1))
-        return mean_BS3 + _turned(shift_BS3, -heading_BS)
-
-    def _near(self, cloud: CloudBatch, weight_BSP: Tensor, mean_BS3: Tensor) -> tuple[Tensor, Tensor]:
-        """The most attended points of each slot: what each counts [B,S,n], and their offsets from the mean [B,S,n,3].
-
-        By the root of the attention, so that all of a thing counts and not only where attention is strongest; points
-        far from the slot count nothing.
-        """
-        count = max(32, cloud.xyz.shape[1] * 3 // 64)
-        weight_BSn, index_BSn = weight_BSP.topk(min(count, cloud.xyz.shape[1]), dim=-1)
-        sample = torch.arange(len(cloud.xyz), device=cloud.xyz.device)[:, None, None]
-        offset = cloud.xyz[sample, index_BSn] - mean_BS3[:, :, None]
-        near_BSn = torch.linalg.vector_norm(offset, dim=-1) < self.config.around
-        count_BSn = (weight_BSn * near_BSn + 1e-9).sqrt()
-        return count_BSn / count_BSn.sum(-1, keepdim=True), offset
-
-    def _outline(self, pointed: Pointed, yaw_B: Tensor) -> Tensor:
-        """What the attended points near each slot look like [B,S,E], turned by the yaw.
-
-        Colours are for finding a thing, not for handling it: with them, few demonstrations are told apart. Circular
-        harmonics of the 2nd and 4th order stand beside the coordinates: under the weights' mean they say how a long
-        thing and a square one are turned.
-        """
-        share_BSn, offset = self._near(pointed.cloud, pointed.weight, pointed.mean)
-        offset = offset + (pointed.mean - pointed.place)[:, :, None]
-        local = _turned(offset, yaw_B[:, None, None]) * _OFFSETS
-        harmonics = _harmonics(local[..., :2])
-        seen = self.shape(torch.cat([local, harmonics], dim=-1))
-        outline: Tensor = self.shape_out(torch.einsum("bsn,bsne->bse", share_BSn, F.gelu(seen)))
-        return outline
 
     def _losses(self, batch: PolicyBatch, pointed: Pointed) -> dict[str, Tensor]:
         """By slot: -log of the attention within reach of the target, and how far off the place is, along the table, in
@@ -325,20 +306,3 @@ def _hue(colour: Tensor) -> Tensor:
 
 def _two_layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
-
-
-def _harmonics(xy: Tensor) -> Tensor:
-    """[..., 6] of points [..., 2]: r cos and sin of 2 and 4 times the angle (over r for 4), r and its square."""
-    x, y = xy.unbind(-1)
-    square = x * x + y * y + 1e-4
-    radius = square.sqrt()
-    cosine2, sine2 = (x * x - y * y) / radius, 2 * x * y / radius
-    cosine4, sine4 = (cosine2.square() - sine2.square()) / radius, 2 * cosine2 * sine2 / radius
-    return torch.stack([cosine2, sine2, cosine4, sine4, radius, square], dim=-1)
-
-
-def _turned(way: Tensor, yaw: Tensor) -> Tensor:
-    """Ways [..., 3] of the world in the frame of a hand of that yaw."""
-    cosine, sine = yaw.cos(), yaw.sin()
-    x, y, z = way.unbind(-1)
-    return torch.stack([cosine * x + sine * y, cosine * y - sine * x, z], dim=-1)

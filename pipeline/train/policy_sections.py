@@ -54,14 +54,18 @@ class RecoverySection(Config):
     """Hands displaced in training, with actions that lead back (`pipeline.train.recovery`), where actions are learned.
 
     `metres`: the displacement's deviation along each axis, 0 for none; `share` of the moments have one, across the way
-    of the hand. It is undone by `step` metres a control step; an action of 1 moves the hand by `action_metres`. For
-    policies that know of their hand by the state alone.
+    of the hand. It is undone by `step` metres a control step; an action of 1 moves the hand by `action_metres`.
+    `radians`: likewise of a turn about the vertical, of another `share`, undone by `turn` radians a control step; an
+    action of 1 turns by `action_radians`. For policies that know of their hand by the state alone.
     """
 
     metres: float = Field(default=0.0, ge=0, le=1)
+    radians: float = Field(default=0.0, ge=0, le=3)
     share: float = Field(default=0.5, ge=0, le=1)
     step: float = Field(default=0.01, gt=0)
+    turn: float = Field(default=0.12, gt=0)
     action_metres: float = Field(default=0.05, gt=0)
+    action_radians: float = Field(default=0.5, gt=0)
 
 
 class BackboneSection(Config):

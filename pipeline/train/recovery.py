@@ -10,6 +10,9 @@ A hand that moves is displaced across its way only: displaced along it, what com
 and a policy stalls where the demonstrations turn. One that stays where it is is not displaced: it does something there
 (it grasps), or is done, and where it has come to rest another demonstration may begin to push.
 
+A hand may also be turned: demonstrations turn it at once, in their first frames, and show little of how things lie to
+a hand that is not turned to them yet.
+
 Shape legend: B moments, H steps, S and A dimensions of state and action.
 """
 
@@ -22,6 +25,7 @@ from data_specs.batches import PolicyBatch
 from pipeline.config import RequestError
 from pipeline.train.policy_sections import RecoverySection
 from stages.draw import Draw
+from stages.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 
 _GREATEST = 1.0
 """Of an action: controllers take deltas in -1 … 1."""
@@ -34,29 +38,57 @@ _REST = 0.004
 
 
 def displaced(batch: PolicyBatch, section: RecoverySection, draw: Draw) -> PolicyBatch:
-    """The batch with a share of the hands displaced; a batch without actions as it is.
+    """The batch with a share of the hands moved aside, and a share turned; a batch without actions as it is.
 
-    The state begins with the hand's position, in metres, and an action with the deltas of it, both along the axes of
-    the world. RequestError for fewer dimensions than these three.
+    The state begins with the hand's position, in metres, and its orientation as axis-angle, and an action with the
+    deltas of both, along the axes of the world, z up. RequestError for fewer dimensions than are displaced.
     """
-    if not section.metres or batch.action is None:
+    if batch.action is None:
         return batch
-    state_BS, (action_BHA, is_pad_BH) = batch.need_state(), batch.need_action()
-    if state_BS.shape[1] < 3 or action_BHA.shape[2] < 3:
+    if section.metres:
+        _check(batch, 3, "recovery.metres", "3 of position")
+        batch = _moved(batch, section, draw)
+    if section.radians:
+        _check(batch, 6, "recovery.radians", "3 of position and 3 of orientation")
+        batch = _turned(batch, section, draw)
+    return batch
+
+
+def _check(batch: PolicyBatch, least: int, name: str, what: str) -> None:
+    state, action = batch.need_state().shape[1], batch.need_action()[0].shape[2]
+    if state < least or action < least:
         raise RequestError(
-            f"recovery.metres displaces the hand, and there are {state_BS.shape[1]} dimensions of the state and "
-            f"{action_BHA.shape[2]} of an action: both must begin with 3 of position; set recovery.metres=0."
+            f"{name} displaces the hand, and there are {state} dimensions of the state and {action} of an action: both "
+            f"must begin with {what}; set {name}=0."
         )
+
+
+def _moved(batch: PolicyBatch, section: RecoverySection, draw: Draw) -> PolicyBatch:
+    state_BS, (action_BHA, is_pad_BH) = batch.need_state(), batch.need_action()
     away_B3 = across(section.metres * draw.normal(3), action_BHA[..., :3] * section.action_metres, is_pad_BH)
-    chosen_B = (draw.uniform() < section.share) & away_B3.any(1)
-    away_B3 = away_B3 * chosen_B[:, None]
+    away_B3 = away_B3 * (draw.uniform() < section.share)[:, None]
     state = torch.cat([state_BS[:, :3] + away_B3, state_BS[:, 3:]], dim=1)
     back_BH3 = way_back(away_B3, action_BHA.shape[1], section.step) / section.action_metres
-    moved_BH3 = torch.where(
-        chosen_B[:, None, None], (action_BHA[..., :3] + back_BH3).clamp(-_GREATEST, _GREATEST), action_BHA[..., :3]
-    )
-    action = torch.cat([moved_BH3, action_BHA[..., 3:]], dim=2)
-    return replace(batch, frames=replace(batch.frames, state=state), action=action)
+    return _with(batch, state, slice(0, 3), back_BH3, away_B3.any(1))
+
+
+def _turned(batch: PolicyBatch, section: RecoverySection, draw: Draw) -> PolicyBatch:
+    state_BS, action_BHA = batch.need_state(), batch.need_action()[0]
+    away_B1 = section.radians * draw.normal(1) * (draw.uniform(1) < section.share)
+    away_B3 = torch.nn.functional.pad(away_B1, (2, 0))  # about z, the world's
+    orientation_B33 = axis_angle_to_matrix(away_B3) @ axis_angle_to_matrix(state_BS[:, 3:6])
+    state = torch.cat([state_BS[:, :3], matrix_to_axis_angle(orientation_B33), state_BS[:, 6:]], dim=1)
+    back_BH3 = way_back(away_B3, action_BHA.shape[1], section.turn) / section.action_radians
+    return _with(batch, state, slice(3, 6), back_BH3, away_B3.any(1))
+
+
+def _with(batch: PolicyBatch, state_BS: Tensor, part: slice, back_BHp: Tensor, chosen_B: Tensor) -> PolicyBatch:
+    """The batch with the chosen hands in these states, and what leads back added to that part of their actions."""
+    before_BS, action_BHA = batch.need_state(), batch.need_action()[0].clone()
+    led_BHp = (action_BHA[..., part] + back_BHp).clamp(-_GREATEST, _GREATEST)
+    action_BHA[..., part] = torch.where(chosen_B[:, None, None], led_BHp, action_BHA[..., part])
+    state = torch.where(chosen_B[:, None], state_BS, before_BS)
+    return replace(batch, frames=replace(batch.frames, state=state), action=action_BHA)
 
 
 def across(away_B3: Tensor, moves_BH3: Tensor, is_pad_BH: Tensor) -> Tensor:

@@ -132,7 +132,7 @@ def test_a_slot_learns_how_far_the_middle_is_from_what_is_seen() -> None:
     target = torch.zeros(3, 2, 4)
     target[:, 0, :3], target[:, 0, 3] = mean, 1.0
     target[:, 0, :2] += 0.02 * away / away.norm(dim=-1, keepdim=True)
-    learned = [*part.centre.parameters(), *part.centre_out.parameters()]
+    learned = [*part.outlines.centre.parameters(), *part.outlines.centre_out.parameters()]
     optimiser = torch.optim.Adam(learned, lr=1e-2)
     off = []
     for _ in range(40):
@@ -148,7 +148,7 @@ def test_the_middle_is_a_bounded_way_from_the_mean_along_the_table() -> None:
     model = policy().eval()
     part = model.parts["pointing"]
     assert isinstance(part, Pointing) and model.language is not None
-    for parameter in part.centre_out.parameters():
+    for parameter in part.outlines.centre_out.parameters():
         parameter.data.fill_(100.0)
     batch = made_up()
     pointed = part.point(batch, model.language(batch.need_language()))

@@ -6,12 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from s3_server import Faults, s3_bucket, s3_server
+from s3_server import Faults, s3_bucket
 from typer.testing import CliRunner
 
 from pipeline.cli import app
@@ -20,14 +19,6 @@ from pipeline.store.layout import StoreLayout
 CLIPS = 5
 PATIENCE_S = 240
 TINY = ["--recipe", "tiny", "--workers", "0", "frames.max=2", "points.count=1024", "store.shard_mb=0.2"]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[tuple[str, Faults]]:
-    pytest.importorskip("moto")
-    pytest.importorskip("s3fs")
-    with s3_server() as (url, faults):
-        yield url, faults
 
 
 def cla(*arguments: str | Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
-from s3_server import Faults, s3_bucket, s3_server
+from s3_server import Faults, s3_bucket
 from store_factory import small_record, small_store
 
 from data_specs.shards import FileEntry
@@ -16,14 +16,6 @@ from pipeline.store.shard_cache import ShardCache
 from pipeline.store.sums import write_sums
 from pipeline.store.verify import verify
 from pipeline.store.writer import ShardWriter
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[tuple[str, Faults]]:
-    pytest.importorskip("moto")
-    pytest.importorskip("s3fs")
-    with s3_server() as (url, faults):
-        yield url, faults
 
 
 @pytest.fixture

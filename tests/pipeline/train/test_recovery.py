@@ -10,6 +10,7 @@ from pipeline.config import RequestError
 from pipeline.train.policy_sections import RecoverySection
 from pipeline.train.recovery import across, displaced, way_back
 from stages.draw import Draw
+from stages.rotations import axis_angle_to_matrix
 
 SECTION = RecoverySection(metres=0.02, share=0.5, step=0.01, action_metres=0.05)
 
@@ -73,6 +74,31 @@ def test_a_robot_without_a_position_is_refused() -> None:
     batch = PolicyBatch.example(2, state=2, action=2)
     with pytest.raises(RequestError, match="2 dimensions of the state and 2 of an action"):
         displaced(batch, SECTION, Draw.whole(2))
+
+
+def test_a_turned_hand_has_turned_back_at_the_end_of_the_way() -> None:
+    batch = moments()
+    tilt = torch.tensor([0.05, -0.1, 0.7]).expand(64, 3)  # not quite upright
+    state = torch.cat([batch.need_state()[:, :3], tilt, batch.need_state()[:, 6:]], dim=1)
+    batch = replace(batch, frames=replace(batch.frames, state=state))
+    after = displaced(batch, RecoverySection(radians=0.3, share=0.5), Draw.whole(64))
+    back = (after.need_action()[0] - batch.need_action()[0]) * 0.5
+    assert not back[..., [0, 1, 2, 3, 4, 6]].any()
+    turn = torch.nn.functional.pad(back[..., 5].sum(1)[:, None], (2, 0))
+    undone = axis_angle_to_matrix(turn) @ axis_angle_to_matrix(after.need_state()[:, 3:6])
+    torch.testing.assert_close(undone, axis_angle_to_matrix(tilt), atol=1e-5, rtol=0)
+    turned = back.any(2).any(1)
+    assert 16 < int(turned.sum()) < 48
+    assert float(back.abs().max()) <= 0.12 + 1e-6
+    kept = [0, 1, 2, 6, 7]
+    assert torch.equal(after.need_state()[:, kept], batch.need_state()[:, kept])
+    assert torch.equal(after.need_state()[~turned], batch.need_state()[~turned])
+
+
+def test_a_robot_without_an_orientation_is_not_turned() -> None:
+    batch = PolicyBatch.example(2, state=5, action=4)
+    with pytest.raises(RequestError, match=r"5 dimensions of the state and 4 of an action.*3 of orientation"):
+        displaced(batch, RecoverySection(radians=0.3), Draw.whole(2))
 
 
 def test_a_hand_is_displaced_across_its_way_and_not_where_it_stays() -> None:

@@ -9,7 +9,7 @@ import torch
 from motion_arrays import with_motion
 from policy_store_factory import SMALL as SMALL_POLICY
 from policy_store_factory import demonstrations, policy_store
-from s3_server import Faults, s3_bucket, s3_server
+from s3_server import Faults, s3_bucket
 from store_factory import small_record, small_store
 from typer.testing import CliRunner, Result
 
@@ -57,14 +57,6 @@ def weights(run: Path) -> dict[str, Any]:
 
 def cla(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[tuple[str, Faults]]:
-    pytest.importorskip("moto")
-    pytest.importorskip("s3fs")
-    with s3_server() as (url, faults):
-        yield url, faults
 
 
 @pytest.fixture
