@@ -30,10 +30,12 @@ class Around:
     offset: Tensor
 
 
-def nearest(xyz_BP3: Tensor, real_BP: Tensor, mean_BS3: Tensor, count: int) -> Tensor:
-    """The `count` points nearest to each slot i8 [B,S,n], of those that are `real`."""
-    away_BSP = (xyz_BP3[:, None] - mean_BS3.detach()[:, :, None]).square().sum(-1)
-    away_BSP = away_BSP.masked_fill(~real_BP[:, None], torch.inf)
+@torch.no_grad()
+def nearest(xyz_BP3: Tensor, kept_B: Tensor, mean_BS3: Tensor, count: int) -> Tensor:
+    """The `count` points nearest to each slot i8 [B,S,n], of the first `kept` of each cloud."""
+    away_BSP = torch.cdist(mean_BS3.float(), xyz_BP3, compute_mode="donot_use_mm_for_euclid_dist")
+    padding_BP = torch.arange(xyz_BP3.shape[1], device=xyz_BP3.device) >= kept_B[:, None]
+    away_BSP = away_BSP.masked_fill(padding_BP[:, None], torch.inf)
     return away_BSP.topk(min(count, xyz_BP3.shape[1]), dim=-1, largest=False, sorted=False).indices
 
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from data_specs.batches import CloudBatch, PolicyBatch
 from data_specs.pointing import POINTING_COLUMN, POINTING_NAME, SLOTS
-from stages.clouds import unpack_clouds
+from stages.clouds import coordinates, owners, unpack_clouds
 from stages.hand_frame import BEFORE_FINGERS, turned, yaw_of
 from stages.language import LanguageTokens
 from stages.layers import Standardise
@@ -75,7 +75,7 @@ class PointingConfig:
     shape: int = 64
     outline: int = 8
     task: int = 8
-    nearest: int = 160
+    nearest: int = 128
     around: float = 0.09
     relation: int = 256
     relations: int = 3
@@ -160,28 +160,24 @@ class Pointing(VisionPart):
 
     def point(self, batch: PolicyBatch, language: LanguageTokens) -> Pointed:
         """Where the slots point."""
-        whole = unpack_clouds(batch.frames, width=self.config.picture)
-        colour_BP3 = whole.rgb.float() / 127.5 - 1
-        if self.training and self.config.colour_noise:
-            noise = torch.randn_like(colour_BP3[:, :1]) + torch.randn_like(colour_BP3)
-            colour_BP3 = colour_BP3 + 2 * self.config.colour_noise * noise
+        chosen = self._drawn(batch)
+        cloud = unpack_clouds(batch.frames, width=self.config.picture, chosen=chosen)
+        light_B13 = self._deviation((len(cloud.xyz), 1, 3), cloud.xyz.device)  # of the whole picture
         features = self._reduced(batch)
         query_BSK, task_BT = self.roles(language)
 
-        cloud, colour_Bn3 = self._drawn(whole, colour_BP3)
-        key_BPK = self._keys(features, colour_Bn3, cloud.xyz, cloud.token)
+        key_BPK = self._keys(features, cloud.rgb, light_B13, cloud.xyz, cloud.token)
         logit_BSP = self._scale * torch.einsum("bsk,bpk->bsp", query_BSK, key_BPK).float()
         weight_BSP = logit_BSP.masked_fill(cloud.token[:, None] < 0, -torch.inf).softmax(-1)
         mean_BS3 = torch.einsum("bsp,bpd->bsd", weight_BSP, cloud.xyz)
 
-        index_BSn = nearest(whole.xyz, whole.token >= 0, mean_BS3, self.config.nearest)
-        at = (torch.arange(len(index_BSn), device=index_BSn.device)[:, None], index_BSn.flatten(1))
-        xyz_BM3, token_BM = whole.xyz[at], whole.token[at]
-        key_BMK = self._keys(features, colour_BP3[at], xyz_BM3, token_BM)
+        xyz_BM3, rgb_BM3, token_BM = self._nearest(batch, mean_BS3)
+        key_BMK = self._keys(features, rgb_BM3, light_B13, xyz_BM3, token_BM)
+        shape = (*mean_BS3.shape[:2], -1)
         around = weigh(
-            self._scale * torch.einsum("bsk,bsnk->bsn", query_BSK, key_BMK.view(*index_BSn.shape, -1)).float(),
-            xyz_BM3.view(*index_BSn.shape, 3) - mean_BS3[:, :, None],
-            token_BM.view(index_BSn.shape) >= 0,
+            self._scale * torch.einsum("bsk,bsnk->bsn", query_BSK, key_BMK.view(*shape, key_BMK.shape[-1])).float(),
+            xyz_BM3.view(*shape, 3) - mean_BS3[:, :, None],
+            token_BM.view(shape) >= 0,
             self.config.around,
         )
         camera = batch.frames.camera
@@ -201,25 +197,39 @@ class Pointing(VisionPart):
             )
         return self.reduce(self.features(tokens.feat)), tokens.offset[:-1]
 
-    def _drawn(self, whole: CloudBatch, colour_BP3: Tensor) -> tuple[CloudBatch, Tensor]:
-        """The points among which slots look, and their colours: in training some of them, else all."""
-        total = whole.token.shape[1]
-        if not self.training or total <= self.config.points:
-            return whole, colour_BP3
-        chosen = torch.randperm(total, device=whole.token.device)[: self.config.points].sort().values
-        cloud = CloudBatch(
-            xyz=whole.xyz[:, chosen],
-            rgb=whole.rgb[:, chosen],
-            conf=whole.conf[:, chosen],
-            token=whole.token[:, chosen],
-            kept=(whole.token[:, chosen] >= 0).sum(1),
-        )
-        return cloud, colour_BP3[:, chosen]
+    def _drawn(self, batch: PolicyBatch) -> Tensor | None:
+        """The places of the points among which slots look: in training some of them, else all (None)."""
+        points = batch.frames.points
+        if not self.training or points is None or points.pixel.shape[1] <= self.config.points:
+            return None
+        total = points.pixel.shape[1]
+        return torch.randperm(total, device=points.pixel.device)[: self.config.points].sort().values
+
+    def _nearest(self, batch: PolicyBatch, mean_BS3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Coordinates [B,S*n,3], colours and tokens of the n points nearest to each slot, of all that there are."""
+        points = batch.frames.points
+        assert points is not None  # or there would be no cloud
+        xyz_BP3, kept_B = coordinates(batch.frames, width=self.config.picture)
+        index_BM = nearest(xyz_BP3, kept_B, mean_BS3, self.config.nearest).flatten(1)
+        at = (torch.arange(len(index_BM), device=index_BM.device)[:, None], index_BM)
+        return xyz_BP3[at], points.rgb[at], owners(batch.frames.need_tokens(), index_BM)[0]
+
+    def _deviation(self, shape: tuple[int, ...], device: torch.device) -> Tensor | float:
+        """What training adds to colours."""
+        if not (self.training and self.config.colour_noise):
+            return 0.0
+        return 2 * self.config.colour_noise * torch.randn(shape, device=device)
 
     def _keys(
-        self, features: tuple[Tensor, Tensor] | None, colour_Bn3: Tensor, xyz_Bn3: Tensor, token_Bn: Tensor
+        self,
+        features: tuple[Tensor, Tensor] | None,
+        rgb_Bn3: Tensor,
+        light_B13: Tensor | float,
+        xyz_Bn3: Tensor,
+        token_Bn: Tensor,
     ) -> Tensor:
         """Keys [B,n,K] of points."""
+        colour_Bn3 = rgb_Bn3.float() / 127.5 - 1 + light_B13 + self._deviation(rgb_Bn3.shape, rgb_Bn3.device)
         seen = [colour_Bn3, colour_Bn3.square().mean(-1, keepdim=True), _hue(colour_Bn3)]
         if features is not None:
             reduced_TE, first_B = features
