@@ -19,6 +19,8 @@ from pipeline.store.errors import ShardError, StoreError
 _TOGETHER = 1 << 16
 """Rows that are Python's objects at a time."""
 
+_DIGEST = "^[0-9a-f]{64}$"
+
 INDEX_SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
@@ -118,11 +120,18 @@ def read_index(data: bytes | memoryview, columns: Sequence[str] | None = None) -
         if not schema.equals(INDEX_SCHEMA) or b"cla_shards" not in (schema.metadata or {}):
             raise StoreError("index.parquet has other columns than this version writes")
         # no threads of Arrow's: with them every second short process aborted at its end (pyarrow 26.0.1)
-        return file.read(columns=None if columns is None else list(columns), use_threads=False)
+        table = file.read(columns=None if columns is None else list(columns), use_threads=False)
+        table.validate(full=True)  # Parquet does not look whether a text is UTF-8
     except BadTable as error:
         raise StoreError(f"index.parquet {error}") from error
     except unreadable(pa.ArrowException) as error:
         raise StoreError(f"index.parquet cannot be read ({shortened(error)})") from error
+    if (
+        "digest" in table.column_names
+        and not pc.all(pc.match_substring_regex(table["digest"], _DIGEST), min_count=0).as_py()
+    ):
+        raise StoreError("index.parquet has digests that are not of 64 hexadecimal digits")
+    return table
 
 
 def index_shards(table: Any) -> list[str]:

@@ -70,6 +70,8 @@ def _sidecar_problems(sidecar: Sidecar) -> Iterator[str]:
         numbers = (*entry.shape, entry.bytes, entry.crc32, entry.nonfinite)
         if any(not 0 <= number < _WHOLE for number in numbers) or len(entry.shape) > 8:
             yield f"array {shortened(repr(name), 80)} has numbers that no array has"
+        if not name or not name.isprintable():
+            yield f"an array has the name {shortened(repr(name), 80)}"
 
 
 def _parse(spec: type[SpecT], data: bytes, where: str) -> SpecT:
