@@ -66,8 +66,12 @@ def _asked(key: str, path: Path | str, ask: Callable[[], T]) -> T:
 
 
 def names_in(key: str, group: "h5py.Group") -> list[str]:
-    """The names in a group, sorted."""
-    return _asked(key, group.file.filename, lambda: sorted(group))
+    """The names in a group, sorted. BadClip where one is no text: h5py gives it as bytes, and the file is damaged."""
+    names = _asked(key, group.file.filename, lambda: list(group))
+    for name in names:
+        if not isinstance(name, str):
+            raise BadClip(key, f"{group.file.filename}: a name in {group.name!r} is no UTF-8 text ({name[:40]!r})")
+    return sorted(names)
 
 
 def member(key: str, group: "h5py.Group", name: str, kind: type[Any], *, holder: str) -> Any:

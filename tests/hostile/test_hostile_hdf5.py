@@ -64,6 +64,13 @@ def refusal(dataset: str, root: Path) -> str:
     return said
 
 
+def test_a_name_that_is_no_text_is_told(dataset: str, root: Path) -> None:
+    with h5py.File(next(root.rglob("*.hdf5")), "r+") as file:
+        group = file["observations/images"] if dataset == "aloha" else file["data"]
+        h5py.h5g.create(group.id, b"demo_\xb2")
+    assert "is no UTF-8 text (b'demo_\\xb2')" in refusal(dataset, root)
+
+
 def test_links_are_not_followed(dataset: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with h5py.File(tmp_path / "secret.hdf5", "w") as file:
         file["values"] = np.zeros((50, 14), np.float32)
