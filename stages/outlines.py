@@ -89,6 +89,35 @@ class Outlines(nn.Module):
         return outline
 
 
+LIES = 8
+"""Numbers of `lies`."""
+
+
+def lies(around: Around, from_middle_BS3: Tensor, yaw_B: Tensor) -> Tensor:
+    """How what stands there is turned, to a hand of that yaw: [B,S,8], for what is long and for what is square.
+
+    Of the points' second and fourth moments along the table: cosine and sine of twice (four times) the angle of the
+    long axis (the faces), the angle itself in -90° … 90° (-45° … 45°), and how pronounced it is, 0 for a disc. A hand
+    that turns by the angle lies along it.
+    """
+    local = turned(around.offset + from_middle_BS3[:, :, None], yaw_B[:, None, None])
+    square = local[..., :2].square().sum(-1)
+    angle = torch.atan2(local[..., 1], local[..., 0] + 1e-9)
+    told = []
+    for times, power, corner in ((2, 1, 1.0), (4, 2, -1.0)):  # the corners of a square are between its faces
+        weight = around.share * square**power
+        total = weight.sum(-1) + 1e-9
+        cosine = corner * (weight * (times * angle).cos()).sum(-1) / total
+        sine = corner * (weight * (times * angle).sin()).sum(-1) / total
+        told += [
+            cosine,
+            sine,
+            torch.atan2(sine, cosine + 1e-9) / times,
+            (cosine.square() + sine.square() + 1e-9).sqrt(),
+        ]
+    return torch.stack(told, dim=-1)
+
+
 def _two_layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
 

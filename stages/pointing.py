@@ -31,7 +31,7 @@ from stages.clouds import coordinates, owners, unpack_clouds
 from stages.hand_frame import BEFORE_FINGERS, turned, yaw_of
 from stages.language import LanguageTokens
 from stages.layers import Standardise
-from stages.outlines import Around, Outlines, nearest, weigh
+from stages.outlines import LIES, Around, Outlines, lies, nearest, weigh
 from stages.points import camera_centre
 from stages.roles import Roles
 from stages.vision_part import VisionPart, VisionTokens
@@ -132,7 +132,7 @@ class Pointing(VisionPart):
         self.slots = nn.Sequential(nn.Linear(slot, dim), nn.LayerNorm(dim), nn.GELU(), nn.Linear(dim, dim))
         count = len(SLOTS)
         pairs = count * (count + 1) // 2
-        relation = count * slot + _Geometry.pair_width * pairs + 1 + count + config.fingers + config.task
+        relation = count * (slot + LIES) + _Geometry.pair_width * pairs + 1 + count + config.fingers + config.task
         layers: list[nn.Module] = []
         for number in range(config.relations):
             width = config.relation
@@ -250,7 +250,8 @@ class Pointing(VisionPart):
         first, second = torch.triu_indices(len(SLOTS), len(SLOTS), offset=1, device=place_BS3.device)
         pairs = torch.cat([place_BS3, place_BS3[:, second] - place_BS3[:, first]], dim=1)
         fingers = state_BS[:, BEFORE_FINGERS:] * _FINGERS
-        told = [slot_BSE.flatten(1), _Geometry.pair(pairs).flatten(1), heights, fingers, task_BT]
+        lies_BSE = lies(pointed.around, pointed.mean - pointed.place, yaw_B)
+        told = [slot_BSE.flatten(1), lies_BSE.flatten(1), _Geometry.pair(pairs).flatten(1), heights, fingers, task_BT]
         return self.slots(slot_BSE), self.relation(torch.cat(told, dim=-1))
 
     def _noisy(self, value: Tensor, deviation: float) -> Tensor:

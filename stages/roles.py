@@ -18,7 +18,8 @@ _LONGEST_INSTRUCTION = 96
 class Roles(nn.Module):
     """An instruction's tokens [B,L,D] → a query a slot [B,S,K] and what is to be done [B,T].
 
-    `noise` is added to the meanings of words, of deviation 1, in training.
+    `noise` is added in training: to the meanings of words, of deviation 1, and, as Gumbel noise, to which words a slot
+    takes, so that it settles on one and does not average many that carry a trace of it.
 
     Learned roles, one a slot and one for the task, read the words, and the words each other; words are told apart by
     what they are and by where they stand, for the first thing named is not the second. That decides only *which* words
@@ -60,4 +61,6 @@ class Roles(nn.Module):
             x = layer(x, place, hidden)
         reader_BSE, task_BE, read_BLE = x[:, : roles - 1], x[:, roles - 1], x[:, roles:]
         logit_BSL = self.look(reader_BSE) @ read_BLE.transpose(1, 2) / math.sqrt(read_BLE.shape[-1])
+        if self.training and self.noise:
+            logit_BSL = logit_BSL - self.noise * torch.empty_like(logit_BSL).exponential_().clamp_min(1e-9).log()
         return logit_BSL.masked_fill(~language.mask[:, None], -1e4).softmax(-1), task_BE
