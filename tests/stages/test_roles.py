@@ -38,3 +38,15 @@ def test_what_is_looked_for_does_not_depend_on_padding() -> None:
     )
     torch.testing.assert_close(module(padded)[0], module(said)[0], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(module(said)[0][0], module(said)[0][1])
+
+
+def test_in_training_a_slot_draws_which_word_it_takes() -> None:
+    said = instructions([1, 2, 3])
+    module = roles()
+    drawn = torch.stack([module.taken(said)[0][0] for _ in range(200)])
+    module.eval()
+    settled = module.taken(said)[0][0]
+    # a draw favours some word; on average all have their turn, and what acts is the same every time
+    assert drawn.amax(-1).mean().item() > settled.amax(-1).mean().item()
+    assert drawn.mean(0).amin().item() > 0.05
+    assert torch.equal(module.taken(said)[0][0], settled)
