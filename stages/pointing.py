@@ -61,8 +61,9 @@ class PointingConfig:
         thing, goal: metres from a hindsight target, seen from above, within which points are counted as it.
         colour_noise: deviation of what training adds to colours, of 1. place_noise: to the slots' places, metres, so
             that the policy bears with pointing that is a little off. outline_noise, task_noise: to numbers in -1 … 1,
-            so that they cannot say which demonstration this is. word_noise: to words with deviation 1, so that a colour
-            is read where it stands: a language model leaves weak traces of it in all words that follow.
+            so that they cannot say which demonstration this is. word_noise: to words with deviation 1, and to which of
+            them are taken, so that a colour is read where it stands: a language model leaves weak traces of it in all
+            words that follow.
     """
 
     channels: int = 512

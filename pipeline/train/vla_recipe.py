@@ -3,7 +3,13 @@
 from dataclasses import replace
 
 from pipeline.train.policy_recipe import ActRecipe, PolicyRecipe, VlaRecipe
-from pipeline.train.policy_sections import AugmentSection, BackboneSection, EncodersSection, MomentsSection
+from pipeline.train.policy_sections import (
+    AugmentSection,
+    BackboneSection,
+    EncodersSection,
+    MomentsSection,
+    RecoverySection,
+)
 from pipeline.train_config import TrainSection
 from stages.act import ACTConfig
 from stages.heads.act import ACTHeadConfig
@@ -91,13 +97,14 @@ def _tabletop(name: str, parts: str, *, augment: AugmentSection | None = None, *
 
 
 _SLOTS = VisionConfig(
-    parts="pointing", pointing=PointingConfig(features=0, points=512, hidden=32, shape=32, relation=256)
+    parts="pointing",
+    pointing=PointingConfig(features=0, points=512, hidden=32, shape=32, relation=256, word_noise=1.0, task_noise=1.0),
 )
 
 _TABLETOP_3D = VlaRecipe(
     name="tabletop_vla_3d",
     train=TrainSection(
-        steps=10_000,
+        steps=8000,
         batch=64,
         lr=1e-3,
         warmup=200,
@@ -107,6 +114,7 @@ _TABLETOP_3D = VlaRecipe(
         validate_samples=1024,
     ),
     data=MomentsSection(balance="key"),
+    recovery=RecoverySection(radians=0.35),
     encoders=_TINY,
     model=replace(
         _TABLETOP,
@@ -118,7 +126,7 @@ _TABLETOP_3D = VlaRecipe(
         normalise="mean_std",
         auxiliary=0.1,
         word_dropout=0.5,
-        chunk=ChunkConfig(hidden=256),
+        chunk=ChunkConfig(hidden=256, error="huber"),
     ),
 )
 """The 3D policy of the tabletop world: Concerto's points, at which slots point by words. See docs/policies.md."""
