@@ -6,7 +6,7 @@ Shape legend: B frames of the batch, P points a frame, T tokens of all frames.
 import torch
 from torch import Tensor
 
-from data_specs.batches import CameraBatch, CloudBatch, FrameBatch, TokenBatch
+from data_specs.batches import CameraBatch, CloudBatch, FrameBatch, PointBatch, TokenBatch
 from stages.points import unproject_pixels
 
 
@@ -23,9 +23,7 @@ def unpack_clouds(
         normalised: coordinates of the normalised space, not of the world.
         chosen: i8 [n], increasing: these places of every frame's points only.
     """
-    points, camera, tokens = batch.points, batch.camera, batch.need_tokens()
-    if points is None or camera is None:
-        raise ValueError("clouds need the columns points and camera: ask for columns=('points', 'camera', 'tokens')")
+    points, camera, tokens = _columns(batch)
     place = torch.arange(points.pixel.shape[1], device=points.pixel.device) if chosen is None else chosen
     rgb, conf = points.rgb[:, place], points.conf[:, place]
     xyz = _unproject(points.pixel[:, place], points.depth[:, place], camera, width)
@@ -45,10 +43,14 @@ def unpack_clouds(
 
 def coordinates(batch: FrameBatch, *, width: int) -> tuple[Tensor, Tensor]:
     """World coordinates f4 [B,P,3] of all points, and how many of each frame are real [B]; they come first."""
-    points, camera, tokens = batch.points, batch.camera, batch.need_tokens()
-    if points is None or camera is None:
-        raise ValueError("clouds need the columns points and camera: ask for columns=('points', 'camera', 'tokens')")
+    points, camera, tokens = _columns(batch)
     return _unproject(points.pixel, points.depth, camera, width), _ends(tokens).diff()
+
+
+def _columns(batch: FrameBatch) -> tuple[PointBatch, CameraBatch, TokenBatch]:
+    if batch.points is None or batch.camera is None:
+        raise ValueError("clouds need the columns points and camera: ask for columns=('points', 'camera', 'tokens')")
+    return batch.points, batch.camera, batch.need_tokens()
 
 
 def _unproject(pixel: Tensor, level: Tensor, camera: CameraBatch, width: int) -> Tensor:

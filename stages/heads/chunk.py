@@ -36,6 +36,8 @@ class ChunkHead(Head):
         super().__init__()
         if config.error not in ("l1", "l2", "huber"):
             raise ValueError(f"there is no error {config.error!r}: choose l1, l2 or huber")
+        if not config.delta > 0:
+            raise ValueError(f"chunk.delta is {config.delta}, expected above 0: for none of it choose error=l1")
         self.config = config
         self.mix = nn.Parameter(interpolation(sizes.horizon, sizes.queries))
         self.mlp = feed_forward(sizes.dim, config.hidden, sizes.action)

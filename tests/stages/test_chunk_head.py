@@ -53,3 +53,8 @@ def test_what_seldom_happens_is_learned_by_the_rounded_error_and_not_by_l1() -> 
 def test_an_unknown_error_is_refused() -> None:
     with pytest.raises(ValueError, match="there is no error 'l3'"):
         ChunkHead(ChunkConfig(error="l3"), SIZES)  # type: ignore[arg-type]
+
+
+def test_a_delta_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"chunk\.delta is 0\.0, expected above 0"):
+        ChunkHead(ChunkConfig(error="huber", delta=0.0), SIZES)
