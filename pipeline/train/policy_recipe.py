@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, Literal, Protocol, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
 from data_specs.batches import PolicyBatch
@@ -122,6 +123,15 @@ class VlaRecipe(PolicyRecipe):
     policy: Literal["vla"] = "vla"
     model: VLAConfig = VLAConfig()
 
+    @model_validator(mode="after")
+    def _mirrors_all_it_sees(self) -> Self:
+        if self.augment.mirror and set(self.model.vision.names) != {"pointing"}:
+            raise ValueError(
+                "augment.mirror mirrors points and the hand, neither pictures nor the places of cached tokens: it "
+                "needs model.vision.parts=pointing; set augment.mirror=false"
+            )
+        return self
+
     @property
     def latent(self) -> bool:
         """Whether `model.objective` is `latent`."""
@@ -175,6 +185,12 @@ class ActRecipe(PolicyRecipe):
     policy: Literal["act"] = "act"
     model: ACTConfig = ACTConfig()
     backbone: BackboneSection = BackboneSection()
+
+    @model_validator(mode="after")
+    def _sees_pictures(self) -> Self:
+        if self.augment.mirror:
+            raise ValueError("augment.mirror is for policies that see points alone; set augment.mirror=false")
+        return self
 
     @property
     def latent(self) -> bool:

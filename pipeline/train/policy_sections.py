@@ -31,11 +31,12 @@ class DemonstrationsSection(Config):
 
 
 class AugmentSection(Config):
-    """Random changes of the pictures of trained vision, in training alone; cached features are never changed.
+    """Random changes of what is seen, in training alone; cached features are never changed.
 
-    `shift` moves a picture by up to that share of its side, both ways; `crop` shows a window of at least 1 - `crop` of
-    its sides at the picture's size; what comes in from outside repeats the edge. `brightness`, `contrast` and
-    `saturation` scale by a factor from 1 - x to 1 + x.
+    Of the pictures of trained vision: `shift` moves one by up to that share of its side, both ways; `crop` shows a
+    window of at least 1 - `crop` of its sides at the picture's size; what comes in from outside repeats the edge.
+    `brightness`, `contrast` and `saturation` scale by a factor from 1 - x to 1 + x. Of clouds: `mirror` shows half of
+    the moments in a mirror, with states and actions (`pipeline.train.mirror`).
     """
 
     shift: float = Field(default=0.0, ge=0, lt=0.5)
@@ -43,11 +44,12 @@ class AugmentSection(Config):
     brightness: float = Field(default=0.0, ge=0, lt=1)
     contrast: float = Field(default=0.0, ge=0, lt=1)
     saturation: float = Field(default=0.0, ge=0, le=1)
+    mirror: bool = False
 
     @property
     def changes(self) -> bool:
         """Whether pictures are changed at all."""
-        return any(self.model_dump().values())
+        return any(self.model_dump(exclude={"mirror"}).values())
 
 
 class RecoverySection(Config):

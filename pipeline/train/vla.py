@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from data_specs.batches import PolicyBatch
 from pipeline.train.augment import augmented
 from pipeline.train.first_weights import BackboneWeights, TrunkOfRun
+from pipeline.train.mirror import mirrored
 from pipeline.train.policy_recipe import PolicyRecipe, read_recipe
 from pipeline.train.recovery import displaced
 from pipeline.train.task import BatchPlan, Step, Task
@@ -135,11 +136,13 @@ class VlaTask(Task[PolicyBatch]):
         return self.moments.validation_batches(rank, world)
 
     def loss(self, model: Any, batch: PolicyBatch, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
-        """That of the model, in training on changed pictures and displaced hands; in validation also the errors of its
-        actions.
+        """That of the model, in training on changed pictures, mirrored moments and displaced hands; in validation also
+        the errors of its actions.
         """
         if torch.is_grad_enabled():
             batch = augmented(batch, self.recipe.augment, step.draw)
+            if self.recipe.augment.mirror:
+                batch = mirrored(batch, step.draw)
             loss, metrics = model(displaced(batch, self.recipe.recovery, step.draw), step.draw)
             return loss, metrics
         loss, metrics = model(batch, step.draw)

@@ -114,6 +114,7 @@ _TABLETOP_3D = VlaRecipe(
         validate_samples=1024,
     ),
     data=MomentsSection(balance="key"),
+    augment=AugmentSection(mirror=True),
     recovery=RecoverySection(radians=0.35),
     encoders=_TINY,
     model=replace(
