@@ -163,22 +163,19 @@ class Pointing(VisionPart):
         """Where the slots point."""
         chosen = self._drawn(batch)
         cloud = unpack_clouds(batch.frames, width=self.config.picture, chosen=chosen)
-        light_B13 = self._deviation((len(cloud.xyz), 1, 3), cloud.xyz.device)  # of the whole picture
+        light_B13 = self._deviation(cloud.xyz[:, :1])  # of the whole picture
         features = self._reduced(batch)
         query_BSK, task_BT = self.roles(language)
 
-        key_BPK = self._keys(features, cloud.rgb, light_B13, cloud.xyz, cloud.token)
-        logit_BSP = self._scale * torch.einsum("bsk,bpk->bsp", query_BSK, key_BPK).float()
+        logit_BSP = self._logits(query_BSK, features, cloud.rgb, light_B13, cloud.xyz, cloud.token)
         weight_BSP = logit_BSP.masked_fill(cloud.token[:, None] < 0, -torch.inf).softmax(-1)
         mean_BS3 = torch.einsum("bsp,bpd->bsd", weight_BSP, cloud.xyz)
 
-        xyz_BM3, rgb_BM3, token_BM = self._nearest(batch, mean_BS3)
-        key_BMK = self._keys(features, rgb_BM3, light_B13, xyz_BM3, token_BM)
-        shape = (*mean_BS3.shape[:2], -1)
+        xyz_BSn3, rgb_BSn3, token_BSn = self._nearest(batch, mean_BS3)
         around = weigh(
-            self._scale * torch.einsum("bsk,bsnk->bsn", query_BSK, key_BMK.view(*shape, key_BMK.shape[-1])).float(),
-            xyz_BM3.view(*shape, 3) - mean_BS3[:, :, None],
-            token_BM.view(shape) >= 0,
+            self._logits(query_BSK[:, :, None], features, rgb_BSn3, light_B13[:, None], xyz_BSn3, token_BSn)[:, :, 0],
+            xyz_BSn3 - mean_BS3[:, :, None],
+            token_BSn >= 0,
             self.config.around,
         )
         camera = batch.frames.camera
@@ -207,37 +204,42 @@ class Pointing(VisionPart):
         return torch.randperm(total, device=points.pixel.device)[: self.config.points].sort().values
 
     def _nearest(self, batch: PolicyBatch, mean_BS3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Coordinates [B,S*n,3], colours and tokens of the n points nearest to each slot, of all that there are."""
+        """Coordinates [B,S,n,3], colours and tokens of the n points nearest to each slot, of all that there are."""
         points = batch.frames.points
         assert points is not None  # or there would be no cloud
         xyz_BP3, kept_B = coordinates(batch.frames, width=self.config.picture)
-        index_BM = nearest(xyz_BP3, kept_B, mean_BS3, self.config.nearest).flatten(1)
-        at = (torch.arange(len(index_BM), device=index_BM.device)[:, None], index_BM)
-        return xyz_BP3[at], points.rgb[at], owners(batch.frames.need_tokens(), index_BM)[0]
+        index_BSn = nearest(xyz_BP3, kept_B, mean_BS3, self.config.nearest)
+        at = (torch.arange(len(index_BSn), device=index_BSn.device)[:, None, None], index_BSn)
+        token_BSn = owners(batch.frames.need_tokens(), index_BSn.flatten(1))[0].view(index_BSn.shape)
+        return xyz_BP3[at], points.rgb[at], token_BSn
 
-    def _deviation(self, shape: tuple[int, ...], device: torch.device) -> Tensor | float:
+    def _deviation(self, like: Tensor) -> Tensor:
         """What training adds to colours."""
         if not (self.training and self.config.colour_noise):
-            return 0.0
-        return 2 * self.config.colour_noise * torch.randn(shape, device=device)
+            return torch.zeros((), device=like.device).expand(like.shape)
+        return 2 * self.config.colour_noise * torch.randn(like.shape, device=like.device)
 
-    def _keys(
+    def _logits(
         self,
+        query: Tensor,
         features: tuple[Tensor, Tensor] | None,
-        rgb_Bn3: Tensor,
-        light_B13: Tensor | float,
-        xyz_Bn3: Tensor,
-        token_Bn: Tensor,
+        rgb: Tensor,
+        light: Tensor,
+        xyz: Tensor,
+        token: Tensor,
     ) -> Tensor:
-        """Keys [B,n,K] of points."""
-        colour_Bn3 = rgb_Bn3.float() / 127.5 - 1 + light_B13 + self._deviation(rgb_Bn3.shape, rgb_Bn3.device)
-        seen = [colour_Bn3, colour_Bn3.square().mean(-1, keepdim=True), _hue(colour_Bn3)]
+        """How well points [..., n] answer queries [..., s, K]: [..., s, n]; `light` [..., 1, 3] is added to colours."""
+        colour = rgb.float() / 127.5 - 1 + light
+        colour = colour + self._deviation(colour)
+        seen = [colour, colour.square().mean(-1, keepdim=True), _hue(colour)]
         if features is not None:
             reduced_TE, first_B = features
-            seen.append(reduced_TE[(first_B[:, None] + token_Bn).clamp_min(0)])
+            first = first_B.view(-1, *[1] * (token.ndim - 1))
+            seen.append(reduced_TE[(first + token).clamp_min(0)])
         # Added, so that a colour scores alike at every height: that of a thing is known on a mat.
-        keys: Tensor = self.colour(torch.cat(seen, dim=-1)) + self.height(xyz_Bn3[..., 2:] * _METRES)
-        return keys
+        of_colour = _answers(query, self.colour, torch.cat(seen, dim=-1))
+        of_height = _answers(query, self.height, xyz[..., 2:] * _METRES)
+        return self._scale * (of_colour + of_height).float()
 
     def _tokens(self, pointed: Pointed, state_BS: Tensor) -> tuple[Tensor, Tensor]:
         hand_B3, yaw_B = state_BS[:, :3], yaw_of(state_BS)
@@ -314,6 +316,20 @@ def _hue(colour: Tensor) -> Tensor:
     """Colours [..., 3] of -1 … 1 without their brightness, 0 for greys: a side in the shade keeps its hue."""
     light = (colour + 1).clamp_min(0)
     return 3 * (light + 0.02) / (light + 0.02).sum(-1, keepdim=True) - 1
+
+
+def _answers(query: Tensor, network: nn.Sequential, seen: Tensor) -> Tensor:
+    """Products [..., s, n] of queries [..., s, K] with the keys [..., n, K] that two layers make of what is seen.
+
+    The second layer is linear: applied to the few queries, not to the many points, it gives the same.
+    """
+    *first, second = network
+    assert isinstance(second, nn.Linear)
+    hidden = seen
+    for layer in first:
+        hidden = layer(hidden)
+    asked = query @ second.weight
+    return (hidden @ asked.transpose(-1, -2)).transpose(-1, -2) + (query @ second.bias)[..., None]
 
 
 def _two_layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
