@@ -30,6 +30,31 @@ class Around:
     offset: Tensor
 
 
+_CANDIDATES = 16
+"""Points at which `settled` looks for the most attention."""
+
+
+def settled(weight_BSP: Tensor, xyz_BP3: Tensor, radius: float) -> Tensor:
+    """Attention [B,S,P] without what lies elsewhere than most of it, sums to 1.
+
+    Where a slot attends to two things the mean of both is at neither: it settles on the place with the most attention
+    within `radius` metres, of those of the points attended to most, and on what lies as near to the mean there.
+    """
+    with torch.no_grad():
+        index_BSc = weight_BSP.topk(min(_CANDIDATES, weight_BSP.shape[-1]), dim=-1).indices
+        rows = torch.arange(len(xyz_BP3), device=xyz_BP3.device)[:, None, None]
+        at_BSc3 = xyz_BP3[rows, index_BSc]
+        away_BSM = torch.cdist(at_BSc3.flatten(1, 2), xyz_BP3, compute_mode="donot_use_mm_for_euclid_dist")
+        mass_BSc = torch.einsum("bscp,bsp->bsc", (away_BSM.view(*index_BSc.shape, -1) < radius).float(), weight_BSP)
+        centre_BS3 = at_BSc3.gather(2, mass_BSc.argmax(-1)[..., None, None].expand(-1, -1, 1, 3))[:, :, 0]
+        for _ in range(2):
+            near_BSP = torch.cdist(centre_BS3, xyz_BP3, compute_mode="donot_use_mm_for_euclid_dist") < radius
+            kept_BSP = weight_BSP * near_BSP
+            centre_BS3 = kept_BSP @ xyz_BP3 / kept_BSP.sum(-1, keepdim=True).clamp_min(1e-9)
+    kept_BSP = weight_BSP * near_BSP
+    return kept_BSP / kept_BSP.sum(-1, keepdim=True).clamp_min(1e-9)
+
+
 @torch.no_grad()
 def nearest(xyz_BP3: Tensor, kept_B: Tensor, mean_BS3: Tensor, count: int) -> Tensor:
     """The `count` points nearest to each slot i8 [B,S,n], of the first `kept` of each cloud."""

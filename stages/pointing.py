@@ -31,7 +31,7 @@ from stages.clouds import coordinates, owners, unpack_clouds
 from stages.hand_frame import BEFORE_FINGERS, turned, yaw_of
 from stages.language import LanguageTokens
 from stages.layers import Standardise
-from stages.outlines import LIES, Around, Outlines, lies, nearest, weigh
+from stages.outlines import LIES, Around, Outlines, lies, nearest, settled, weigh
 from stages.points import camera_centre
 from stages.roles import Roles
 from stages.vision_part import VisionPart, VisionTokens
@@ -78,6 +78,7 @@ class PointingConfig:
     task: int = 8
     nearest: int = 128
     around: float = 0.09
+    over: float = 0.0
     relation: int = 256
     relations: int = 3
     fingers: int = 2
@@ -168,14 +169,15 @@ class Pointing(VisionPart):
         query_BSK, task_BT = self.roles(language)
 
         logit_BSP = self._logits(query_BSK, features, cloud.rgb, light_B13, cloud.xyz, cloud.token)
+        logit_BSP = logit_BSP.masked_fill(self._of_the_arm(cloud.xyz, batch)[:, None], -1e4)
         weight_BSP = logit_BSP.masked_fill(cloud.token[:, None] < 0, -torch.inf).softmax(-1)
-        mean_BS3 = torch.einsum("bsp,bpd->bsd", weight_BSP, cloud.xyz)
+        mean_BS3 = settled(weight_BSP, cloud.xyz, self.config.around) @ cloud.xyz
 
         xyz_BSn3, rgb_BSn3, token_BSn = self._nearest(batch, mean_BS3)
         around = weigh(
             self._logits(query_BSK[:, :, None], features, rgb_BSn3, light_B13[:, None], xyz_BSn3, token_BSn)[:, :, 0],
             xyz_BSn3 - mean_BS3[:, :, None],
-            token_BSn >= 0,
+            (token_BSn >= 0) & ~self._of_the_arm(xyz_BSn3, batch),
             self.config.around,
         )
         camera = batch.frames.camera
@@ -212,6 +214,12 @@ class Pointing(VisionPart):
         at = (torch.arange(len(index_BSn), device=index_BSn.device)[:, None, None], index_BSn)
         token_BSn = owners(batch.frames.need_tokens(), index_BSn.flatten(1))[0].view(index_BSn.shape)
         return xyz_BP3[at], points.rgb[at], token_BSn
+
+    def _of_the_arm(self, xyz: Tensor, batch: PolicyBatch) -> Tensor:
+        """Which points [B,...,3] are too high over the grip to be of a thing: bool [B,...]."""
+        grip_B = batch.need_state()[:, 2]
+        highest = grip_B + self.config.over if self.config.over else torch.full_like(grip_B, torch.inf)
+        return xyz[..., 2] > highest.view(-1, *[1] * (xyz.ndim - 2))
 
     def _deviation(self, like: Tensor) -> Tensor:
         """What training adds to colours."""

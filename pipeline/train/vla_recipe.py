@@ -98,7 +98,9 @@ def _tabletop(name: str, parts: str, *, augment: AugmentSection | None = None, *
 
 _SLOTS = VisionConfig(
     parts="pointing",
-    pointing=PointingConfig(features=0, points=512, hidden=32, shape=32, relation=256, word_noise=1.0, task_noise=1.0),
+    pointing=PointingConfig(
+        features=0, points=512, hidden=32, shape=32, over=0.06, relation=256, word_noise=1.0, task_noise=1.0
+    ),
 )
 
 _TABLETOP_3D = VlaRecipe(
