@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from stages.outlines import LIES, Around, lies, nearest, weigh
+from stages.outlines import LIES, Around, lies, nearest, settled, weigh
 
 
 def footprint(length: float, width: float, angle: float) -> torch.Tensor:
@@ -64,3 +64,25 @@ def test_points_count_by_the_root_of_attention_within_the_radius() -> None:
     logit = torch.tensor([[[2 * math.log(3.0), 0.0, 9.0, 9.0]]])
     real = torch.tensor([[[True, True, True, False]]])
     torch.testing.assert_close(weigh(logit, offset, real, 0.1).share[0, 0], torch.tensor([0.75, 0.25, 0.0, 0.0]))
+
+
+def test_a_slot_that_attends_to_two_things_settles_on_the_one_with_more_attention() -> None:
+    one, other = footprint(0.05, 0.05, 0.0), footprint(0.10, 0.10, 0.3) + torch.tensor([0.3, 0.1, 0.0])
+    xyz = torch.cat([one, other])[None]
+    weight = torch.cat([torch.full((81,), 0.45 / 81), torch.full((81,), 0.55 / 81)])[None, None]
+    kept = settled(weight, xyz, 0.09)
+    assert float(kept.sum()) == pytest.approx(1) and not kept[0, 0, :81].any()
+    torch.testing.assert_close((kept @ xyz)[0, 0], torch.tensor([0.3, 0.1, 0.0]), atol=1e-5, rtol=0)
+    few = weight.clone()
+    few[0, 0, 3] = few.amax() * 2  # the point attended to most is of the other thing
+    assert not settled(few / few.sum(), xyz, 0.09)[0, 0, :81].any()
+
+
+def test_attention_to_one_thing_stays_as_it_is_and_learns() -> None:
+    xyz = footprint(0.08, 0.04, 0.2)[None]
+    logit = torch.randn(1, 2, 81, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    weight = logit.softmax(-1)
+    kept = settled(weight, xyz, 0.09)
+    torch.testing.assert_close(kept, weight)
+    (kept @ xyz).sum().backward()
+    assert logit.grad is not None and bool(logit.grad.isfinite().all()) and bool(logit.grad.any())

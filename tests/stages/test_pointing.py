@@ -98,6 +98,23 @@ def test_attention_sums_to_one_and_never_falls_on_padding() -> None:
     assert pointed.weight[(pointed.cloud.token < 0)[:, None].expand_as(pointed.weight)].sum() == 0
 
 
+def test_what_is_high_over_the_grip_is_not_looked_at() -> None:
+    model = policy().eval()
+    part, batch = model.parts["pointing"], made_up()
+    assert isinstance(part, Pointing) and model.language is not None
+    language = model.language(batch.need_language())
+    state = batch.need_state().clone()
+    state[:, 2] = points_of(batch)[..., 2].quantile(0.5)
+    batch = replace(batch, frames=replace(batch.frames, state=state))
+    with torch.no_grad():
+        before = part.point(batch, language)
+        part.config = replace(part.config, over=0.1)
+        after = part.point(batch, language)
+    high = (after.cloud.xyz[..., 2] > state[:, None, 2] + 0.1)[:, None].expand_as(after.weight)
+    assert float(before.weight[high].sum()) > 0.1 and float(after.weight[high].sum()) == 0
+    torch.testing.assert_close(after.weight.sum(-1), torch.ones(3, 2))
+
+
 def vars_of(frames: FrameBatch) -> dict[str, object]:
     return {"tokens": frames.tokens, "points": frames.points, "camera": frames.camera}
 
