@@ -22,7 +22,7 @@ _ACCELERATION = 1.6  # m/s^2
 _TURN_SPEED = 2.4  # rad/s
 _ABOVE = 0.075  # height of the fingertips over an object before the descent, metres
 _LOWEST = 0.016  # of the grip point: fingertips 6 mm over the table
-_STAND_OFF = 0.05  # from the object's edge to the fingers before a push, metres
+_STAND_OFF = 0.035  # from the object's edge to the fingers before a push, metres
 
 
 def expert(world: World, rng: np.random.Generator, *, linger: int = 0) -> Actions:
