@@ -7,9 +7,10 @@
 
 A slot is a role that an instruction gives to a thing ("push the red cube to the blue mat": what is handled, and where
 it goes). It attends to single points, not to coarse cells, which mix the colours of a thing and of what it stands on,
-and its place is the mean of the points that it attends to (a spatial softmax, Finn et al. 2016, in 3D). All that is
-handed on is relative to the hand and turned into its yaw frame, so that a scene that is moved and turned about the
-vertical together with the hand gives the same tokens; only heights over the table remain.
+and its place is the mean of the points that it attends to (a spatial softmax, Finn et al. 2016, in 3D), of those where
+most of its attention is. All that is handed on is relative to the hand and turned into its yaw frame, so that a scene
+that is moved and turned about the vertical together with the hand gives the same tokens; only heights over the table
+remain.
 
 Gradients of actions alone do not find what words mean: a policy that sees a few hundred instructions learns them by
 heart before. Where the batch has hindsight targets (`data_specs.pointing`: what left its place in the demonstration,
@@ -120,6 +121,8 @@ class Pointing(VisionPart):
 
     def __init__(self, config: PointingConfig, dim: int) -> None:
         super().__init__()
+        if config.over < 0:
+            raise ValueError(f"pointing.over is {config.over}, expected metres over the grip, or 0 for no limit")
         self.config = config
         self.columns = ("camera", "points", "state", "tokens")
         self.targets = (POINTING_COLUMN,)

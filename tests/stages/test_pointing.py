@@ -115,6 +115,11 @@ def test_what_is_high_over_the_grip_is_not_looked_at() -> None:
     torch.testing.assert_close(after.weight.sum(-1), torch.ones(3, 2))
 
 
+def test_a_limit_under_the_grip_is_refused() -> None:
+    with pytest.raises(ValueError, match="metres over the grip"):
+        Pointing(replace(CONFIG, over=-0.1), 24)
+
+
 def vars_of(frames: FrameBatch) -> dict[str, object]:
     return {"tokens": frames.tokens, "points": frames.points, "camera": frames.camera}
 
