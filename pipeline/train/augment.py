@@ -20,7 +20,7 @@ _LUMA = (0.299, 0.587, 0.114)
 
 def augmented(batch: PolicyBatch, section: AugmentSection, draw: Draw) -> PolicyBatch:
     """The batch with every camera's pictures changed, each by random numbers of its own; nothing else is touched."""
-    if not section.changes or not batch.images:
+    if not section.changes_pictures or not batch.images:
         return batch
     images = {name: augment(batch.images[name], section, draw) for name in sorted(batch.images)}
     return replace(batch, images=images)

@@ -187,7 +187,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     except unreadable(SafetensorError) as error:
         raise FailedError(
             f"The weights in {path} cannot be used ({_first_lines(error)}): they are damaged, or another version of "
-            "concerto-laq wrote them."
+            "concerto-laq wrote them. Take another checkpoint of the run, or train anew."
         ) from error
 
 

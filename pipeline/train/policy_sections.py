@@ -47,7 +47,7 @@ class AugmentSection(Config):
     mirror: bool = False
 
     @property
-    def changes(self) -> bool:
+    def changes_pictures(self) -> bool:
         """Whether pictures are changed at all."""
         return any(self.model_dump(exclude={"mirror"}).values())
 
