@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from types import FrameType
 
 
 def worker_pool(workers: int) -> ProcessPoolExecutor:
@@ -30,23 +31,62 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+class Undisturbed:
+    """What `undisturbed` gives: Ctrl-C and SIGTERM are kept until the end of its block, or `lifted` lets them through.
+
+    The first one that is let through raises KeyboardInterrupt. The second is kept, so that it does not interrupt the
+    clearing up after the first; a third says that this takes too long, or that the first went unheard, as exceptions
+    in finalisers do.
+    """
+
+    def __init__(self) -> None:
+        self.kept = False
+        """Whether one came, and has not been raised."""
+        self._open = False
+        self._let_through = 0
+
+    def came(self, _number: int, _frame: FrameType | None) -> None:
+        """Handle a signal."""
+        if self._open:
+            self._let_through += 1
+            if self._let_through != 2:
+                raise KeyboardInterrupt
+        self.kept = True
+
+    def raise_kept(self) -> None:
+        """KeyboardInterrupt if one came."""
+        if self.kept:
+            self.kept = False
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """Let the signals through while the block runs; one that came before ends it at its start."""
+        self.raise_kept()
+        try:
+            self._open = True
+            yield
+        finally:
+            self._open = False
+
+
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[Undisturbed]:
     """Ctrl-C and SIGTERM wait for the end of the block, and then raise KeyboardInterrupt.
 
-    For the few last files of a run; in a thread other than the main one, which gets no signals, it does nothing.
+    For what leaves a store in between two states; in a thread other than the main one, which gets no signals, it does
+    nothing.
     """
+    guard = Undisturbed()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield guard
         return
-    came: list[int] = []
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in handlers:
-        signal.signal(number, lambda number, _: came.append(number))
+        signal.signal(number, guard.came)
     try:
-        yield
+        yield guard
     finally:
         for number, handler in handlers.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-    if came:
-        raise KeyboardInterrupt
+    guard.raise_kept()

@@ -150,7 +150,8 @@ class Bench:
         """
         before = self.committed(out)
         if clean and (out / MANIFEST).exists():
-            assert verify(StoreLayout.open(str(out))) == []
+            damages = verify(StoreLayout.open(str(out)))
+            assert not damages, "\n".join(map(str, damages))
         again = self.start(out, *(["--resume"] if (out / MANIFEST).exists() else []), **rerun)
         code = again.ended()
         assert code == 0, (code, again.said())

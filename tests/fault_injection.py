@@ -1,15 +1,16 @@
 """Faults of the machine, put into a process that writes a store: by Python's audit hooks, which every open, rename and
 removal of a file passes before it happens, and around `os.fsync` and the writing of archive entries, which have none.
 
-A fault is a plan of plain values: {"store": folder, "at": number of the event, "do": "exit" or an errno's name,
-"events": "commits" or "writes"}, {"largest_file": bytes}, {"clock": seed}. An errno stays from that event on, as a full
-disk does. {"count": file} writes how many events there were.
+A fault is a plan of plain values: {"store": folder, "at": number of the event, "do": "exit", "SIGTERM" or an errno's
+name, "events": "commits" or "writes"}, {"largest_file": bytes}, {"clock": seed}. An errno stays from that event on, as
+a full disk does; the signal comes once. {"count": file} writes how many events there were.
 """
 
 import errno
 import os
 import random
 import resource
+import signal
 import sys
 import tarfile
 import time
@@ -41,6 +42,10 @@ class Events:
             return
         if self.do == "exit":
             os._exit(9)
+        if self.do == "SIGTERM":
+            if self.seen[kind] == self.at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return
         number = getattr(errno, self.do)
         raise OSError(number, os.strerror(number), os.fspath(path))
 

@@ -1,5 +1,7 @@
 """What is made of all shards of a store together: index, rejected clips, instructions, statistics, checksums."""
 
+from typing import Any
+
 from data_specs.actions import ACTION_PATH_NAME
 from data_specs.shards import EXTRA
 from pipeline.extract.encoders.text import TextEncoder
@@ -11,11 +13,16 @@ from pipeline.store.sums import write_sums
 _ROBOT = {"state", "action", EXTRA + ACTION_PATH_NAME}
 
 
+def statistics_of(layout: StoreLayout) -> dict[str, Any]:
+    """The statistics of robot data, where there is any."""
+    robot = any(_ROBOT & sidecar.arrays.keys() for sidecar in layout.sidecars())
+    return robot_statistics(layout.url) if robot else {}
+
+
 def with_robot_statistics(layout: StoreLayout) -> StoreLayout:
-    """Put the statistics of robot data, where there is any, into the manifest."""
-    if any(_ROBOT & sidecar.arrays.keys() for sidecar in layout.sidecars()):
-        return layout.with_statistics(robot_statistics(layout.url))
-    return layout
+    """Put them into the manifest."""
+    statistics = statistics_of(layout)
+    return layout.with_statistics(statistics) if statistics else layout
 
 
 def list_store(layout: StoreLayout, encoder: TextEncoder | None) -> int:

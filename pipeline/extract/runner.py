@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from typing import Any
 
 from data_specs.datasets import ClipRef
 from data_specs.shards import DatasetRecord, Manifest, Sidecar
 from pipeline.config import RequestError
 from pipeline.extract.engines.base import Engine, ModelFacts
 from pipeline.extract.engines.local import LocalEngine
-from pipeline.extract.finish import list_store, with_robot_statistics
+from pipeline.extract.finish import list_store, statistics_of, with_robot_statistics
 from pipeline.extract.geometry import WORLDS
 from pipeline.extract.models import FrozenModels
 from pipeline.extract.partition import ShardPlan, clips_per_shard, listing_digest, plan_shards
@@ -57,21 +58,24 @@ def _extract(
 ) -> tuple[StoreLayout, ExtractSummary]:
     facts, partition = engine.facts, request.partition
     mode = request.mode if partition is None else "join"
-    layout = StoreLayout.create(request.out, manifest_of(request, source, refs, facts), mode)
-    every = plan_shards(refs, clips_per_shard(request.recipe, facts.channels, facts.vision_bytes))
-    mine = every if partition is None else partition.plans(every)
-    layout.remove_leftovers(None if partition is None else {plan.name for plan in mine})
-    plans = _open_plans(layout, mine, refs, request)
-    tally = Tally(skipped_clips=sum(len(sidecar.rows) for sidecar in _sidecars(layout, mine, request)))
-    cut = 0
-    try:
-        engine.write(plans, layout, tally, report)
-        if partition is None:
-            layout = with_robot_statistics(layout)
-    finally:
-        # also after Ctrl-C: what is committed is listed, and the store can be read as it is
-        if partition is None:
-            with undisturbed():
+    manifest, cut = manifest_of(request, source, refs, facts), 0
+    statistics: dict[str, Any] = {}
+    # an interrupt before the store is begun leaves nothing; after it, a store that can be read as it is
+    with undisturbed() as guard:
+        layout = StoreLayout.create(request.out, manifest, mode)
+        try:
+            with guard.lifted():
+                every = plan_shards(refs, clips_per_shard(request.recipe, facts.channels, facts.vision_bytes))
+                mine = every if partition is None else partition.plans(every)
+                layout.remove_leftovers(None if partition is None else {plan.name for plan in mine})
+                plans = _open_plans(layout, mine, refs, request)
+                tally = Tally(skipped_clips=sum(len(sidecar.rows) for sidecar in _sidecars(layout, mine, request)))
+                engine.write(plans, layout, tally, report)
+                statistics = {} if partition else statistics_of(layout)
+            if statistics:
+                layout = layout.with_statistics(statistics)
+        finally:
+            if partition is None:
                 cut = list_store(layout, engine.text_encoder())
     left = set() if partition is None else {plan.name for plan in every} - set(layout.committed())
     return layout, _summary(layout, mine, request, tally, facts, truncated=cut, open_shards=len(left))
@@ -83,8 +87,9 @@ def _finish_together(
     """Finish the store, when this partition was the last one: who comes last has it alone."""
     try:
         with write_lock(request.out):
-            layout = with_robot_statistics(layout)
-            cut = list_store(layout, engine.text_encoder())
+            with undisturbed():
+                layout = with_robot_statistics(layout)
+                cut = list_store(layout, engine.text_encoder())
             whole = replace(request, partition=None)
             done = _summary(layout, (), whole, summary.tally, engine.facts, truncated=cut, open_shards=0)
             return replace(done, partition=request.partition)

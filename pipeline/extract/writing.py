@@ -25,8 +25,8 @@ class _Item:
 class WriterThread:
     """Writes shards in the order given. What goes wrong there is raised here, at the next call.
 
-    `committed` is called in the thread with each sidecar. Use as a context: leaving it normally waits until all is
-    written; leaving it by an exception drops the shard that is not complete, and nothing that is committed.
+    `committed` is called in the thread with each sidecar. Use as a context, with `wait` as the last call: leaving it
+    earlier drops the shard that is not complete, and nothing that is committed. After it the thread writes no more.
     """
 
     def __init__(self, layout: StoreLayout, committed: Callable[[Sidecar], None]) -> None:
@@ -35,19 +35,24 @@ class WriterThread:
         self._queue: queue.Queue[_Item | None] = queue.Queue(maxsize=WAITING_CLIPS)
         self._error: BaseException | None = None
         self._stop = threading.Event()
+        # not Thread.join: where KeyboardInterrupt ends that, Python takes the thread for ended, and it writes on
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
     def __enter__(self) -> "WriterThread":
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            self._stop.set()
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
         self._put(None, raising=False)
-        self._thread.join()
-        if kind is None:
-            self._raise()
+        self._ended.wait()
+
+    def wait(self) -> None:
+        """Return when all is written. An interrupt that comes in here still finds the end of the context."""
+        self._put(None)
+        self._ended.wait()
+        self._raise()
 
     def add(self, shard: str, record: ClipRecord) -> None:
         """Add a clip to a shard; waits while the queue is full."""
@@ -65,7 +70,7 @@ class WriterThread:
         while True:
             if raising:
                 self._raise()
-            if self._error is not None or not self._thread.is_alive():
+            if self._error is not None or self._ended.is_set():
                 return
             try:
                 self._queue.put(item, timeout=0.2)
@@ -82,6 +87,8 @@ class WriterThread:
             self._write_all()
         except BaseException as error:  # noqa: BLE001  whatever it is, it is raised again in the caller's thread
             self._error = error
+        finally:
+            self._ended.set()
 
     def _write_all(self) -> None:
         writer: ShardWriter | None = None

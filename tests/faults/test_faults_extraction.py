@@ -20,7 +20,7 @@ from pipeline.store.layout import MANIFEST
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
 
 FORMATS = ("zarr", "webdataset")
-COMMIT_POINTS, WRITE_POINTS = 20, 5
+COMMIT_POINTS, WRITE_POINTS, TERM_POINTS = 20, 5, 20
 
 
 @pytest.fixture
@@ -109,6 +109,19 @@ def test_extraction_under_sigterm(bench: Bench, tmp_path: Path, seed: int) -> No
         time.sleep(0.005)
     time.sleep(dice.uniform(0, bench.seconds))
     os.kill(run.pid, signal.SIGTERM)
+    code = run.ended()
+    assert code in (130, 0), (code, run.said())
+    assert code == 0 or run.sentence() == "Interrupted."
+    bench.check_recovery(tmp_path / "s", clean=True)
+
+
+@pytest.mark.parametrize("events", ["commits", "writes"])
+@pytest.mark.parametrize("point", range(TERM_POINTS))
+def test_extraction_under_sigterm_at_a_commit_point(bench: Bench, tmp_path: Path, point: int, events: str) -> None:
+    """The same, at each step of writing: between two files, within a shard, while the last ones are waited for."""
+    total = bench.commits if events == "commits" else bench.writes
+    at = spread(point, TERM_POINTS, total)
+    run = bench.start(tmp_path / "s", store=str(tmp_path / "s"), at=at, do="SIGTERM", events=events)
     code = run.ended()
     assert code in (130, 0), (code, run.said())
     assert code == 0 or run.sentence() == "Interrupted."

@@ -87,5 +87,6 @@ def write_shards(
                 writer.finish(shard)
             tally.wall_s, tally.write_s = time.perf_counter() - start, writer.seconds
             report.update(tally, total)
+        writer.wait()
     tally.wall_s, tally.write_s = time.perf_counter() - start, writer.seconds
     report.update(tally, total)

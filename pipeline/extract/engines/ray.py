@@ -35,6 +35,9 @@ START_S = 600
 
 _POLL_S = 1.0
 
+_END_S = 30.0
+"""How long actors that were told to end are waited for."""
+
 
 class RayEngine:
     """Actors in the cluster at `request.ray_address`, or in one that is started on this machine and ended with it.
@@ -99,28 +102,39 @@ class RayEngine:
             if plan := next(todo, None):
                 working[actor.write.remote(layout, plan)] = actor, plan
 
-        for actor in self._actors * AHEAD:
-            hand_out(actor)
-        while working:
-            done, _ = ray.wait(list(working), num_returns=1, timeout=_POLL_S)
-            for reference in done:
-                actor, plan = working.pop(reference)
-                try:
-                    _add(tally, ray.get(reference))
-                except ray.exceptions.RayTaskError as error:
-                    raise _cause(error) from None
-                except ray.exceptions.RayActorError as error:
-                    raise _died(error, f"writing shard {plan.name}") from None
+        try:
+            for actor in self._actors * AHEAD:
                 hand_out(actor)
-            tally.wall_s = time.perf_counter() - start
-            report.update(tally, total)
+            while working:
+                done, _ = ray.wait(list(working), num_returns=1, timeout=_POLL_S)
+                for reference in done:
+                    actor, plan = working.pop(reference)
+                    try:
+                        _add(tally, ray.get(reference))
+                    except ray.exceptions.RayTaskError as error:
+                        raise _cause(error) from None
+                    except ray.exceptions.RayActorError as error:
+                        raise _died(error, f"writing shard {plan.name}") from None
+                    hand_out(actor)
+                tally.wall_s = time.perf_counter() - start
+                report.update(tally, total)
+        finally:
+            if working:  # whoever lists the store next must be the only one that writes to it
+                self._end_actors()
+                ray.wait(list(working), num_returns=len(working), timeout=_END_S)
+
+    def _end_actors(self) -> None:
+        import ray
+
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors = []
 
     def close(self) -> None:
         """End the actors, and the cluster if it was started here."""
         import ray
 
-        for actor in self._actors:
-            ray.kill(actor)
+        self._end_actors()
         if self._owns:
             ray.shutdown()
 

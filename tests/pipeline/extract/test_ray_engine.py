@@ -5,17 +5,23 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from video_factory import disc_video
 
+import pipeline.extract.runner
 import pipeline.sources
 from pipeline.config import RequestError, override
+from pipeline.extract.finish import list_store
 from pipeline.extract.progress import Reporter, Tally
 from pipeline.extract.runner import ExtractRequest, run_extract
 from pipeline.inspect_shards import inspect_store
 from pipeline.recipes import extract_recipe
+from pipeline.store.layout import StoreLayout
+from pipeline.store.verify import verify
 
 TESTS = Path(__file__).parents[2]
 CHANGES = [
@@ -90,6 +96,37 @@ def test_an_actor_that_is_killed_is_replaced(
     summary = run_extract(_request(videos, tmp_path / "ray", engine="ray", actors=actors), _Quiet())
     assert int(died.read_text()) != os.getpid()
     assert (summary.clips, summary.tally.clips) == (6, 6)
+    _assert_same(store, tmp_path / "ray")
+
+
+class _Impatient(Reporter):
+    """Ctrl-C, when two shards are written."""
+
+    def update(self, tally: Tally, total: int) -> None:
+        if tally.shards >= 2:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+def test_no_actor_writes_after_an_interrupt(
+    local: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two shards are under way then: the store that is left is the one that was listed, and can be gone on with."""
+    videos, store = local
+
+    def list_and_dawdle(*arguments: Any) -> int:
+        cut = list_store(*arguments)
+        time.sleep(5)
+        return cut
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(pipeline.extract.runner, "list_store", list_and_dawdle)
+        run_extract(_request(videos, tmp_path / "ray", engine="ray"), _Impatient())
+    left = StoreLayout.open(str(tmp_path / "ray"))
+    assert 2 <= len(left.committed()) < 6
+    assert verify(left) == []
+    run_extract(_request(videos, tmp_path / "ray", engine="ray", mode="resume"), _Quiet())
     _assert_same(store, tmp_path / "ray")
 
 
