@@ -34,23 +34,21 @@ def _end_with_parent() -> None:
 class Undisturbed:
     """What `undisturbed` gives: Ctrl-C and SIGTERM are kept until the end of its block, or `lifted` lets them through.
 
-    The first one that is let through raises KeyboardInterrupt. The second is kept, so that it does not interrupt the
-    clearing up after the first; a third says that this takes too long, or that the first went unheard, as exceptions
-    in finalisers do.
+    The second is kept in any case, so that it does not interrupt the clearing up after the first. The third raises
+    KeyboardInterrupt in any case: clearing up takes too long, or the first went unheard, in a finaliser for one.
     """
 
     def __init__(self) -> None:
         self.kept = False
         """Whether one came, and has not been raised."""
         self._open = False
-        self._let_through = 0
+        self._count = 0
 
     def came(self, _number: int, _frame: FrameType | None) -> None:
         """Handle a signal."""
-        if self._open:
-            self._let_through += 1
-            if self._let_through != 2:
-                raise KeyboardInterrupt
+        self._count += 1
+        if self._count > 2 or (self._open and self._count == 1):
+            raise KeyboardInterrupt
         self.kept = True
 
     def raise_kept(self) -> None:
@@ -62,9 +60,9 @@ class Undisturbed:
     @contextmanager
     def lifted(self) -> Iterator[None]:
         """Let the signals through while the block runs; one that came before ends it at its start."""
-        self.raise_kept()
         try:
             self._open = True
+            self.raise_kept()
             yield
         finally:
             self._open = False

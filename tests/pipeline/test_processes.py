@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from contextlib import nullcontext
 
 import pytest
 
@@ -44,14 +45,24 @@ def test_clearing_up_after_the_first_signal_is_not_interrupted_by_the_second(num
                     _send(number)
                     steps.append("closed")
         finally:
-            _send(number)
             steps.append("listed")
     assert steps == ["closed", "listed"]
 
 
-def test_the_third_signal_ends_clearing_up_that_takes_too_long(number: signal.Signals) -> None:
+def test_a_kept_signal_is_followed_by_one_that_is_kept_too(number: signal.Signals) -> None:
     steps = []
-    with pytest.raises(KeyboardInterrupt), undisturbed() as guard, guard.lifted():
+    with pytest.raises(KeyboardInterrupt), undisturbed():
+        _send(number)
+        steps.append("first")
+        _send(number)
+        steps.append("second")
+    assert steps == ["first", "second"]
+
+
+@pytest.mark.parametrize("lifted", [True, False])
+def test_the_third_signal_ends_clearing_up_that_takes_too_long(number: signal.Signals, lifted: bool) -> None:
+    steps = []
+    with pytest.raises(KeyboardInterrupt), undisturbed() as guard, guard.lifted() if lifted else nullcontext():
         try:
             _send(number)
         finally:
