@@ -72,7 +72,7 @@ def run_demo(out: Path, sizes: DemoSizes) -> Iterator[str]:
     start = time.perf_counter()
     _make_room(out)
     yield f"recording {sizes.clips} videos of the tabletop world in Something-Something V2's format"
-    record("ssv2", out / "videos", clips=sizes.clips, seed=SEED)
+    record("ssv2", out / "videos", clips=sizes.clips, seed=SEED, workers=2)
     yield from _extract(out, "video", "ssv2", out / "videos", {}, "tiny", [])
     options = {"clips": str(CLIPS_A_VIDEO * sizes.clips), "seed": str(SEED)}
     yield from _extract(out, "depth", "tabletop", None, options, "tiny", ["geometry.source=sensor", "frames.max=16"])

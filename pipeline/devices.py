@@ -1,5 +1,8 @@
 """Where models run: the `--device` of every command."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from pipeline.config import RequestError
@@ -22,3 +25,17 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
         raise RequestError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0.")
     return device
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute in one thread of the CPU while the block runs.
+
+    For models so small that threads wait for each other longer than they compute.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -19,6 +19,8 @@ def demo(
 ) -> None:
     """Go from simulated videos to a verified store, latent actions and a policy that acts, on a CPU, in minutes."""
     from pipeline.demo import DemoSizes, run_demo
+    from pipeline.devices import one_thread
 
     sizes = DemoSizes(clips=clips, steps=steps, policy_clips=policy_clips, policy_steps=policy_steps, episodes=episodes)
-    print_lines(run_demo(out, sizes))
+    with one_thread():  # all its models are tiny, and on two cores a simulation runs beside them
+        print_lines(run_demo(out, sizes))

@@ -12,6 +12,7 @@ import torch
 from data_specs.batches import FrameBatch, LanguageBatch
 from data_specs.shards import ModelRecord
 from pipeline.config import ExtractRecipe
+from pipeline.devices import one_thread
 from pipeline.evaluate.policy.environment import Observation
 from pipeline.evaluate.policy.sight import Sight
 from pipeline.extract.live import LANGUAGE, LiveEncoder
@@ -66,13 +67,9 @@ class _LiveEyes:
     def __call__(self, observation: Observation, key: str) -> bytes:
         """A saved `Moment`: tensors sent as themselves would hold files open, and pickled by themselves lose uint16."""
         clip = self._sight.clip(observation, key)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # as many processes as cores do this, and sums must not depend on their number
-        try:
+        with one_thread():  # as many processes as cores do this, and sums must not depend on their number
             frames = self._encoder.frames([clip])
             language = self._encoder.language([clip.text]) if LANGUAGE in self._encoder.columns else None
-        finally:
-            torch.set_num_threads(threads)
         saved = io.BytesIO()
         torch.save((frames, language), saved)
         return saved.getvalue()
