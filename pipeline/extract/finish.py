@@ -20,7 +20,7 @@ def statistics_of(layout: StoreLayout) -> dict[str, Any]:
 
 
 def with_robot_statistics(layout: StoreLayout) -> StoreLayout:
-    """Put them into the manifest."""
+    """Write the statistics of robot data, where there is any, into the manifest."""
     statistics = statistics_of(layout)
     return layout.with_statistics(statistics) if statistics else layout
 
