@@ -90,7 +90,7 @@ def page_facts(
     conf = np.concatenate([np.zeros(0), *(point_conf(record, i) for record, i in shown)])
     tokens, rows = summary.tokens_per_frame, summary.tokens_histogram
     spec = summary.dataset.spec
-    damages = [*summary.damages, *(entry for entry in summary.unread if entry not in summary.damages)]
+    damages = summary.every_damage
     return PageFacts(
         where=summary.path,
         title=str(spec.get("title") or summary.dataset.name),

@@ -122,6 +122,11 @@ class StoreSummary(_Part):
     points_kept: bool = True
     digest: str
 
+    @property
+    def every_damage(self) -> tuple[DamageEntry, ...]:
+        """What verification and reading found, each once."""
+        return (*self.damages, *(entry for entry in self.unread if entry not in self.damages))
+
     def as_json(self) -> dict[str, Any]:
         """The summary as plain values."""
         return self.model_dump(mode="json")

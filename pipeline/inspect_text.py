@@ -49,10 +49,12 @@ def summary_lines(summary: StoreSummary) -> Iterator[str]:
         yield f"           {clip.key}: {clip.reason}"
     if summary.rejected > MOST_SHOWN:
         yield f"           and {summary.rejected - MOST_SHOWN} more, see rejected.jsonl"
-    for damage in (*summary.damages, *summary.unread):
+    for damage in summary.every_damage:
         yield f"DAMAGED    shard {damage.shard}{f', {damage.array}' if damage.array else ''}: {damage.problem}"
     verdict = {None: "not checked (--verify does)", True: "yes, all of it", False: "NO"}[summary.verified]
     yield f"verified   {verdict}"
+    if summary.every_damage:
+        yield f"remedy     `cla repair {summary.path}` makes what is damaged anew, and keeps what is whole"
     yield f"digest     {summary.digest}"
 
 

@@ -104,6 +104,9 @@ def test_damage_is_named_and_exits_1(store: Path, tmp_path: Path) -> None:
     result = cla("inspect-shards", damaged, "--verify")
     assert result.exit_code == 1
     assert "DAMAGED    shard 000000" in result.stdout
+    damaged = [line for line in result.stdout.splitlines() if line.startswith("DAMAGED")]
+    assert len(damaged) == len(set(damaged))
+    assert "`cla repair " in result.stdout
 
 
 @pytest.mark.parametrize(
