@@ -72,8 +72,8 @@ def bench_policy(
 ) -> Table:
     """Median seconds of reading, of the trained step, of the frozen image and text encoders, for a batch of `moments`.
 
-    The moments are of demonstrations in the tabletop world. Nothing is compiled, and no process reads ahead: reading
-    counts in full. On a CPU, everything is float32.
+    The moments are of demonstrations in the tabletop world. Both sides compute in the precision of their recipes.
+    Nothing is compiled, and no process reads ahead: reading counts in full.
 
     Raises RequestError for a policy that reads no frozen features, and for recipes that do not fit together.
     """
@@ -92,7 +92,7 @@ def bench_policy(
         layout = write_store(f"{folder}/store", [mapper(clip) for clip in clips.values()], manifest)
         store_language(layout, models.text)
         stores = PolicyStores.open([f"{folder}/store"])
-        recipe = _alone(recipe.for_stores(stores.sizes), moments, place)
+        recipe = _alone(recipe.for_stores(stores.sizes), moments)
         model = recipe.build_checked("meta")
         reads = (*model.columns, *model.targets)
         training = Training(VlaTask(recipe, PolicyData(stores, recipe, reads, horizon=model.horizon)), place)
@@ -113,7 +113,8 @@ def bench_policy(
         finally:
             training.end()
     figures = _Figures(seconds=seconds, moments=moments, gflop=gflop, bytes_read=size_read)
-    notes = [*_about(training.parameters, recipe, model.columns, loop.records), *figures.notes(matrix_rate(place))]
+    about = _about(training.parameters, recipe, model.columns, request.recipe, loop.records)
+    notes = [*about, *figures.notes(matrix_rate(place))]
     recipes = {"policy": recipe.model_dump(mode="json"), "extract": request.recipe.model_dump(mode="json")}
     return figures.table(f"{recipe.name} on features of {extraction.name}, {place}", notes, recipes)
 
@@ -281,24 +282,29 @@ def _read(source: Any, request: ExtractRequest) -> dict[str, Clip]:
     return {clip.key: clip for clip in clips}
 
 
-def _alone(recipe: PolicyRecipe, moments: int, device: torch.device) -> PolicyRecipe:
+def _alone(recipe: PolicyRecipe, moments: int) -> PolicyRecipe:
     """The recipe on a store that holds one batch: nothing held out, no other process."""
-    values: dict[str, Any] = {"batch": moments, "accumulate": 1, "workers": 0}
-    if device.type == "cpu":
-        values["precision"] = "float32"
     return recipe.model_copy(
         update={
-            "train": recipe.train.model_copy(update=values),
+            "train": recipe.train.model_copy(update={"batch": moments, "accumulate": 1, "workers": 0}),
             "split": recipe.split.model_copy(update={"validation": 0.0}),
             "data": MomentsSection(),
         }
     )
 
 
-def _about(parameters: int, recipe: PolicyRecipe, columns: Sequence[str], models: Sequence[ModelRecord]) -> list[str]:
+def _about(
+    parameters: int,
+    recipe: PolicyRecipe,
+    columns: Sequence[str],
+    extraction: ExtractRecipe,
+    models: Sequence[ModelRecord],
+) -> list[str]:
+    dtypes = {name: getattr(extraction, name).dtype for name in ("vggt", "concerto", "text")}
+    frozen = (f"{one.role} ({one.name}, {dtypes.get(one.role, extraction.vision.dtype)})" for one in models)
     notes = [
         f"{parameters / 1e6:.1f}M trained parameters in {recipe.train.precision}; it reads {', '.join(columns)}",
-        f"frozen: {', '.join(f'{record.role} ({record.name})' for record in models)}; a frame at a time",
+        f"frozen: {', '.join(frozen)}; a frame at a time",
     ]
     vision = recipe.model.vision if isinstance(recipe, VlaRecipe) else None
     if vision is not None and "pointing" in vision.names and not vision.pointing.features:

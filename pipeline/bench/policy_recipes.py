@@ -25,7 +25,7 @@ from stages.policy_table import parameter_table
 
 
 def bench_policies(*, moments: int, rounds: int, device: str, names: tuple[str, ...] = VLA) -> Table:
-    """A row a recipe, for batches of `moments`; on a CPU every recipe computes in float32, and says so.
+    """A row a recipe, for batches of `moments`, in the precision of the recipe.
 
     Raises FailedError when a recipe's process dies, for want of memory for example.
     """
@@ -40,7 +40,6 @@ def bench_policies(*, moments: int, rounds: int, device: str, names: tuple[str, 
         notes=(
             "samples/s: forward, backward, clipping, optimiser, moving average; moments in memory, nothing compiled",
             "peak memory: of a process of its own, Python and torch (about 0.4 GB) included",
-            *(["on a CPU recipes of bfloat16 compute in float32"] if place.type == "cpu" else []),
             *unknown,
         ),
         figures={"moments": moments},
@@ -61,11 +60,8 @@ def measure_recipe(name: str, moments: int, rounds: int, device: str) -> dict[st
     """The row of a recipe, measured in this process."""
     place, recipe = torch.device(device), vla_recipe(name)
     rows = parameter_table(recipe.build_checked("meta"), recipe.encoders.behind())
-    section: dict[str, Any] = {"batch": moments, "accumulate": 1, "workers": 0}
-    precision = recipe.train.precision
-    if place.type == "cpu":
-        section["precision"] = "float32"
-    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update=section)})
+    alone = recipe.train.model_copy(update={"batch": moments, "accumulate": 1, "workers": 0})
+    recipe = recipe.model_copy(update={"train": alone})
     training: Training[PolicyBatch] = Training(VlaTask(recipe, ExampleMoments(recipe, small=False)), place)
     try:
         average = WeightAverage(training.module, recipe.train.ema) if recipe.train.ema else None
@@ -85,7 +81,7 @@ def measure_recipe(name: str, moments: int, rounds: int, device: str) -> dict[st
         "trained": total.trained,
         "frozen": total.frozen or 0,
         "batch of the recipe": vla_recipe(name).train.batch,
-        "precision": f"float32 (recipe: {precision})" if precision != recipe.train.precision else precision,
+        "precision": recipe.train.precision,
         "peak GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
         "s/step": seconds,
         "samples/s": moments / seconds,
