@@ -25,6 +25,11 @@ MAX_LABELS = 1_000_000_000
 MAX_BYTES = 64 << 30
 """Of a file of labels, unpacked."""
 
+MAX_WIDTH = 1 << 16
+"""Numbers of a pair's latent."""
+
+_LATENTS = "quantised"
+
 MAX_CODE = 1 << 31
 """Codes and places of frames are below."""
 
@@ -36,12 +41,14 @@ class Codes:
     Attributes:
         facts: of its metadata: `run`, `store`, `offset_seconds`.
         clip: keys [n]. frame: i8 [n], place of the first frame in its clip. codes: i8 [n,K].
+        latents: f4 [n,K*L], the vectors that the codes stand for, where they were asked for.
     """
 
     facts: dict[str, Any]
     clip: list[str]
     frame: Array
     codes: Array
+    latents: Array | None = None
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -70,21 +77,31 @@ def _check_facts(facts: Any) -> None:
         raise TypeError("no digest of a store, or no checksum of weights")
 
 
-def read_codes(path: Path) -> Codes:
-    """The codes of a file of labels. RequestError when it is not one, FailedError when it is damaged."""
+def read_codes(path: Path, *, latents: bool = False) -> Codes:
+    """The codes of a file of labels, and the latents behind them. RequestError when it is not one, or has no latents
+    and these are asked for; FailedError when it is damaged.
+    """
     facts = read_facts(path)
     try:
-        names = [name for name in open_parquet(path, ()).schema_arrow.names if name.startswith("code_")]
-        table = read_parquet(path, ["clip", "frame", *names], most_rows=MAX_LABELS, most_bytes=MAX_BYTES)
+        there = open_parquet(path, ()).schema_arrow.names
+        names = [name for name in there if name.startswith("code_")]
+        if latents and _LATENTS not in there:
+            raise RequestError(
+                f"{path} has the codes alone, and the vectors that they stand for are needed: label the store anew by "
+                "cla label --embeddings."
+            )
+        more = [_LATENTS] if latents else []
+        table = read_parquet(path, ["clip", "frame", *names, *more], most_rows=MAX_LABELS, most_bytes=MAX_BYTES)
         if not names:
             raise BadTable("has no column of codes")
         frame, *codes = (_whole(table, name) for name in ("frame", *names))
+        vectors = _vectors(table, _LATENTS) if latents else None
         clip = values_of(table, "clip")
         if not all(isinstance(key, str) for key in clip):
             raise BadTable("has clips without a key")
     except (OSError, BadTable) as error:
         raise FailedError(f"{path} {shortened(error)}: label the store anew.") from error
-    return Codes(facts=facts, clip=clip, frame=frame, codes=np.stack(codes, axis=1))
+    return Codes(facts=facts, clip=clip, frame=frame, codes=np.stack(codes, axis=1), latents=vectors)
 
 
 def _whole(table: Any, name: str) -> Array:
@@ -96,3 +113,20 @@ def _whole(table: Any, name: str) -> Array:
     if values.size and not 0 <= values.min() <= values.max() < MAX_CODE:
         raise BadTable(f"has {values.min()} or {values.max()} in column {name!r}, expected 0 to {MAX_CODE}")
     return values
+
+
+def _vectors(table: Any, name: str) -> Array:
+    """A column of lists of one length, f4 [n,D]. BadTable for another."""
+    column = table[name]
+    kind = column.type
+    if not pa.types.is_fixed_size_list(kind) or not pa.types.is_float32(kind.value_type):
+        raise BadTable(f"has a column {name!r} of {kind}, expected lists of one length of float32")
+    if not 0 < kind.list_size <= MAX_WIDTH or column.null_count:
+        raise BadTable(f"has a column {name!r} of {kind} with {column.null_count} empty, expected none to be")
+    parts = [part.flatten() for part in column.chunks]
+    if any(part.null_count for part in parts) or sum(len(part) for part in parts) != len(table) * kind.list_size:
+        raise BadTable(f"has gaps in column {name!r}")
+    values: Array = np.concatenate([np.zeros(0, dtype=np.float32), *(part.to_numpy() for part in parts)])
+    if not np.isfinite(values).all():
+        raise BadTable(f"has numbers in column {name!r} that are not finite")
+    return values.reshape(-1, kind.list_size)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from data_specs.arrays import Array
-from pipeline.evaluate.ridge import group_folds
+from pipeline.ridge import group_folds
 
 HIDDEN = 128
 BATCH = 128

@@ -12,8 +12,8 @@ import numpy as np
 from data_specs.arrays import Array
 from pipeline.evaluate.information import mutual_information
 from pipeline.evaluate.mlp import fit_mlp
-from pipeline.evaluate.ridge import fit_ridge
 from pipeline.evaluate.score import Score, score
+from pipeline.ridge import fit_ridge
 
 STILL = 1e-6
 """A dimension varies when its standard deviation is more than this share of the greatest one."""
@@ -27,7 +27,7 @@ class ProbeResult:
         linear: the ridge probe's score.
         mlp: that of the multilayer perceptron, None when it was not asked for.
         mutual_information: nats by dimension, a lower bound (see `pipeline.evaluate.information`).
-        strength: the ridge penalty chosen for each dimension (see `pipeline.evaluate.ridge`).
+        strength: the ridge penalty chosen for each dimension (see `pipeline.ridge`).
         left_out: dimensions that do not vary, and count nowhere.
     """
 

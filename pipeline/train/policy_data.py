@@ -23,6 +23,7 @@ from pipeline.train.policy_codes import CodesOfFrames
 from pipeline.train.policy_recipe import PolicyRecipe
 from pipeline.train.policy_sections import DemonstrationsSection, MomentsSection
 from pipeline.train.policy_stores import LANGUAGE_COLUMN, PolicyStores, lacking_columns, task_groups
+from pipeline.train.pseudo_labels import PseudoLabels
 from pipeline.train.shard_reading import ShardReading
 from pipeline.train.split import Split, labelled_clips, split_clips
 from pipeline.train.task import BatchPlan
@@ -40,12 +41,19 @@ class PolicyReader(Dataset[PolicyBatch]):
         columns: what the model reads; pictures are decoded for `rgb` and `views/NAME` alone.
         horizon: steps of action, cut from the stores' chunks; 0 for none.
         codes: of latent actions, where these are learned instead.
+        pseudo: where the actions of some of the frames come from.
     """
 
     def __init__(
-        self, stores: PolicyStores, columns: Sequence[str], *, horizon: int, codes: CodesOfFrames | None = None
+        self,
+        stores: PolicyStores,
+        columns: Sequence[str],
+        *,
+        horizon: int,
+        codes: CodesOfFrames | None = None,
+        pseudo: PseudoLabels | None = None,
     ) -> None:
-        self._stores, self._horizon, self._codes = stores, horizon, codes
+        self._stores, self._horizon, self._codes, self._pseudo = stores, horizon, codes, pseudo
         self._speaks = LANGUAGE_COLUMN in columns
         wanted = [name for name in columns if name != LANGUAGE_COLUMN]
         self._chunks = [CHUNK_COLUMN, CHUNK_PAD_COLUMN] if horizon else []
@@ -60,6 +68,8 @@ class PolicyReader(Dataset[PolicyBatch]):
             batch = replace(
                 batch, frames=replace(frames, extra=extra), action=action.contiguous(), is_pad=is_pad.contiguous()
             )
+            if self._pseudo is not None:
+                batch = self._pseudo.put_into(batch, moments)
         if self._codes is not None:
             batch = replace(batch, codes=torch.from_numpy(self._codes.codes[moments].astype(np.int64)))
         if self._speaks:
@@ -83,7 +93,7 @@ class Chosen:
 
     Attributes:
         split: clips to train on and held-out ones. labelled: training clips whose actions are seen; None where codes
-            are learned.
+            are learned. unseen: training clips that are to have pseudo-labels.
         train, held_out: moments i8 [n], [m].
         notes: sentences about what was left out.
         left_out: bad clips. without: training moments that have nothing to learn: no code, or no action.
@@ -91,6 +101,7 @@ class Chosen:
 
     split: Split
     labelled: Array | None
+    unseen: Array
     train: Array
     held_out: Array
     notes: tuple[str, ...]
@@ -101,7 +112,8 @@ class Chosen:
 class PolicyData:
     """Training and validation batches of `stores` by a recipe, for a model that reads `columns`.
 
-    `horizon` steps of action are learned, or `codes` where there are some.
+    `horizon` steps of action are learned; or `codes`, where the recipe is for latent actions. Where it asks for
+    pseudo-labels, they are read from the codes.
 
     Raises RequestError when a store lacks what the model reads or learns, or nothing is left to train on.
     """
@@ -116,19 +128,32 @@ class PolicyData:
         codes: CodesOfFrames | None = None,
     ) -> None:
         self.stores, self._section = stores, recipe.train
-        steps = 0 if codes is not None else horizon
+        learned = codes if recipe.latent else None
+        steps = 0 if learned is not None else horizon
         if lacking := lacking_columns(stores, columns, chunk=steps, encoders=recipe.encoders.behind()):
             raise RequestError(f"The store at {stores.named} lacks what the model needs. " + "; ".join(lacking) + ".")
         _refuse_mixed_pictures(stores, columns)
         self._robot = stores.sizes.state > 0, steps > 0
-        self.chosen = _choose(stores, codes, recipe.labels, recipe.split)
+        self.chosen = _choose(stores, learned, recipe.labels, recipe.split)
+        self.pseudo = None
+        if recipe.labels.pseudo:
+            assert codes is not None and self.chosen.labelled is not None, "the command has seen to it"
+            self.pseudo = PseudoLabels.fit(
+                stores,
+                codes,
+                labelled=self.chosen.labelled,
+                unseen=self.chosen.unseen,
+                horizon=steps,
+                state="state" in columns,
+            )
+            self.chosen = _that_are_told(self.chosen, self.pseudo, stores)
         self._held_out = spread(self.chosen.held_out, recipe.train.validate_samples)
-        self._plain = PolicyReader(stores, columns, horizon=steps, codes=codes)
+        self._plain = PolicyReader(stores, columns, horizon=steps, codes=learned, pseudo=self.pseudo)
         self.reader, self._reading, by = self._plain, None, None
         if recipe.data.order == "shards":
             self._reading = ShardReading(stores.stores, recipe.data)
             through = PolicyStores(self._reading.stores)
-            self.reader = PolicyReader(through, columns, horizon=steps, codes=codes)
+            self.reader = PolicyReader(through, columns, horizon=steps, codes=learned, pseudo=self.pseudo)
             by = self._reading.by(*stores.in_stores(self.chosen.train))
         self._stream = Stream(self.chosen.train, recipe.seed, chances(stores, self.chosen.train, recipe.data), by)
 
@@ -182,10 +207,14 @@ class PolicyData:
         if chosen.labelled is not None:
             counts["labelled"] = len(chosen.labelled)
             clips["labelled"] = [keys[clip] for clip in chosen.labelled]
+        if self.pseudo is not None:
+            counts["pseudo"] = len(chosen.unseen)
+            clips["pseudo"] = [keys[clip] for clip in chosen.unseen]
         if len(chosen.left_out):
             clips["left_out"] = [keys[clip] for clip in chosen.left_out]
+        pseudo = {} if self.pseudo is None else {"pseudo": self.pseudo.describe()}
         return {
-            "store": self.stores.describe(),
+            "store": {**self.stores.describe(), **pseudo},
             "split": {**chosen.split.record(keys), **counts},
             "clips": clips,
             "statistics": self.statistics(),
@@ -236,9 +265,11 @@ def _choose(
         )
     split = _split(stores, section)
     clips, held_out = (side[~np.isin(side, list(bad))] for side in (split.train, split.validation))
-    labelled = None
+    labelled, unseen = None, clips[:0]
     if codes is None:
-        labelled = clips = labelled_clips(stores.keys, clips, labels.fraction, labels.max_clips)
+        labelled = labelled_clips(stores.keys, clips, labels.fraction, labels.max_clips)
+        unseen = np.setdiff1d(clips, labelled) if labels.pseudo else unseen
+        clips = np.union1d(labelled, unseen)
     moments = {"train": stores.frames_of(clips), "held_out": stores.frames_of(held_out)}
     usable = {name: frames[_usable(stores, frames, codes)] for name, frames in moments.items()}
     without = len(moments["train"]) - len(usable["train"])
@@ -253,12 +284,22 @@ def _choose(
     return Chosen(
         split=split,
         labelled=labelled,
+        unseen=unseen,
         train=usable["train"],
         held_out=usable["held_out"],
         notes=tuple(notes),
         left_out=np.array(sorted(bad), dtype=np.int64),
         without=without,
     )
+
+
+def _that_are_told(chosen: Chosen, pseudo: PseudoLabels, stores: PolicyStores) -> Chosen:
+    """The choice without the frames that no pseudo-label is told of: of clips that no pair of frames fits into."""
+    silent = np.isin(stores.clip_of(chosen.train), chosen.unseen) & ~pseudo.decoded[chosen.train]
+    notes = [*chosen.notes, pseudo.note()]
+    if silent.any():
+        notes.append(f"{silent.sum()} training frames are of clips without a code and are left out.")
+    return replace(chosen, train=chosen.train[~silent], notes=tuple(notes), without=chosen.without + int(silent.sum()))
 
 
 def _split(stores: PolicyStores, section: SplitSection) -> Split:

@@ -24,10 +24,14 @@ class MomentsSection(DataSection):
 class DemonstrationsSection(Config):
     """Which training clips' actions are seen: the `fraction` with the least hashes of their keys, and no more than
     `max_clips` (0: any number). A smaller share is part of a larger one.
+
+    The others are not trained on, or, with `pseudo`, with the actions that their latent actions (--codes) stand for, as
+    the labelled clips teach it (`pipeline.train.pseudo_labels`).
     """
 
     fraction: float = Field(default=1.0, gt=0, le=1)
     max_clips: int = Field(default=0, ge=0)
+    pseudo: bool = False
 
 
 class AugmentSection(Config):

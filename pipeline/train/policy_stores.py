@@ -110,6 +110,13 @@ class PolicyStores:
         parts = [np.arange(self.start[clip], self.start[clip + 1]) for clip in clips]
         return np.concatenate([np.zeros(0, dtype=np.int64), *parts])
 
+    def frame_rate(self, clip: int) -> float:
+        """Frames a second of a clip; 0 of one with a single frame."""
+        number = int(self.store_of(np.asarray(clip)))
+        begin, end = (int(self.start[i] - self._first_frame[number]) for i in (clip, clip + 1))
+        time = self.stores[number].time[begin:end]
+        return float((len(time) - 1) / (time[-1] - time[0])) if len(time) > 1 else 0.0
+
     def array(self, name: str, clip: int) -> Array:
         """A whole array of a clip."""
         store, local = self._local(clip)

@@ -122,13 +122,21 @@ def _behind(models: Sequence[ModelRecord]) -> dict[str, str]:
 
 
 def _codes(recipe: PolicyRecipe, paths: Sequence[Path], stores: PolicyStores) -> CodesOfFrames | None:
-    if not recipe.latent:
-        if paths:
-            raise RequestError("--codes are for objective=latent, and this recipe learns actions: leave them out.")
-        return None
-    assert isinstance(recipe, VlaRecipe)
-    head = recipe.model.latent
-    return codes_of_frames(paths, stores, tokens=head.tokens, codebook=head.codes)
+    """The codes that are learned, or that actions are told by. RequestError where there are some without a use."""
+    if recipe.latent and recipe.labels.pseudo:
+        raise RequestError(
+            "labels.pseudo gives the clips without labels actions, and objective=latent learns none: leave one out."
+        )
+    if recipe.latent:
+        assert isinstance(recipe, VlaRecipe)
+        return codes_of_frames(paths, stores, head=recipe.model.latent)
+    if recipe.labels.pseudo:
+        return codes_of_frames(paths, stores, head=None, latents=True)
+    if paths:
+        raise RequestError(
+            "--codes are for objective=latent or labels.pseudo=true, and this recipe has neither: leave them out."
+        )
+    return None
 
 
 def _resumed_task(recipe: PolicyRecipe, sources: VlaSources, out: Path) -> VlaTask:

@@ -5,8 +5,8 @@ from numpy.typing import NDArray
 
 from pipeline.evaluate.information import mutual_information
 from pipeline.evaluate.probe import ProbeResult, one_hot, probe
-from pipeline.evaluate.ridge import fit_ridge, group_folds
 from pipeline.evaluate.score import ratio, score
+from pipeline.ridge import fit_ridge, group_folds
 
 Floats = NDArray[np.float64]
 PER_CLIP = 10

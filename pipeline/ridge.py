@@ -16,11 +16,15 @@ STRENGTHS = np.logspace(-6, 3, 19)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Ridge:
-    """A fitted ridge regression: `weight` f8 [D,A], `bias` f8 [A]; `strength` f8 [A] as chosen, of `STRENGTHS`."""
+    """A fitted ridge regression: `weight` f8 [D,A], `bias` f8 [A]; `strength` f8 [A] as chosen, of `STRENGTHS`.
+
+    `error` f8 [A] is the mean squared error that it had on groups that were held out.
+    """
 
     weight: Array
     bias: Array
     strength: Array
+    error: Array
 
     def __call__(self, x: Array) -> Array:
         """Prediction f8 [n,A] for features [n,D]."""
@@ -52,7 +56,12 @@ def fit_ridge(x: Array, y: Array, group: Array, *, seed: int = 0) -> Ridge:
     solved = whole.solve()
     columns = np.arange(y.shape[1])
     weight, bias = (np.stack([solution[i] for solution in solved]) for i in (0, 1))
-    return Ridge(weight=weight[best, :, columns].T, bias=bias[best, columns], strength=STRENGTHS[best])
+    return Ridge(
+        weight=weight[best, :, columns].T,
+        bias=bias[best, columns],
+        strength=STRENGTHS[best],
+        error=error[best, columns] / len(x),
+    )
 
 
 def group_folds(group: Array, folds: int, seed: int) -> Array:
