@@ -6,7 +6,7 @@ and needs the labels to be read alone, as the decoder of LAPO (Schmidt & Jiang, 
 for a vector, and in Concerto-LAQ motions that follow one another add up in it.
 
 Shape legend: F frames of all stores, n moments, L numbers of a pair's latent, S dimensions of the state, H steps of a
-chunk, A dimensions of an action, D features of a moment.
+chunk, A dimensions of an action, D features of a moment, P parts of an offset.
 """
 
 from dataclasses import dataclass, replace
@@ -23,8 +23,9 @@ from pipeline.ridge import Ridge, fit_ridge
 from pipeline.train.policy_codes import CodesOfFrames
 from pipeline.train.policy_stores import PolicyStores
 
-REACH = 5
-"""Pairs on each side of a moment that its action is read from; the furthest begins the codes' offset away."""
+PARTS = 5
+"""Of the codes' offset: so far apart begin the pairs that an action is read from. They are those that are under way at
+the moment or end with it, and those that begin before its own pair ends."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -144,7 +145,7 @@ class _Features:
     def of(cls, stores: PolicyStores, codes: CodesOfFrames, *, state: bool) -> "_Features":
         latent = codes.need_latents()
         offset = float(codes.facts[0]["offset_seconds"])
-        step = np.array([offset / REACH * stores.frame_rate(clip) for clip in range(len(stores))])
+        step = np.array([offset / PARTS * stores.frame_rate(clip) for clip in range(len(stores))])
         return cls(
             latent=latent,
             has=codes.codes[:, 0] >= 0,
@@ -172,9 +173,9 @@ class _Features:
         return np.asarray(self._around(moments)[1].any(axis=1))
 
     def _around(self, moments: Array) -> tuple[Array, Array]:
-        """The frames i8 [n,2R+1] at which the pairs around moments begin, and which of them are pairs."""
+        """The frames i8 [n,2P] at which the pairs around moments begin, and which of them are pairs."""
         clip = np.searchsorted(self.start, moments, side="right") - 1
-        way = np.rint(np.arange(-REACH, REACH + 1) * self.step[clip, None]).astype(np.int64)
+        way = np.rint(np.arange(-PARTS, PARTS) * self.step[clip, None]).astype(np.int64)
         frame = moments[:, None] + way
         inside = (frame >= self.start[clip, None]) & (frame < self.start[clip + 1, None])
         frame = np.where(inside, frame, 0)
