@@ -192,14 +192,18 @@ def _make_codes(out: Path) -> None:
     from pipeline.label_file import KEY
 
     facts = {"run": {"weights_sha256": "00", "name": "r"}, "store": {"digest": "11"}, "offset_seconds": 0.5}
-    table = pa.table({"clip": ["a", "a", "b"], "frame": [0, 1, 0], "code_0": [1, 2, 3], "code_1": [0, 0, 255]})
+    vectors = pa.array([[0.0, 1.0], [2.0, -1.0], [0.5, 0.5]], pa.list_(pa.float32(), 2))
+    table = pa.table(
+        {"clip": ["a", "a", "b"], "frame": [0, 1, 0], "code_0": [1, 2, 3], "code_1": [0, 0, 255], "quantised": vectors}
+    )
     parquet.write_table(table.replace_schema_metadata({KEY: json.dumps(facts)}), out / "codes.parquet")
 
 
 def _read_codes(folder: Path) -> None:
     from pipeline.label_file import read_codes
 
-    codes = read_codes(folder / "codes.parquet")
+    codes = read_codes(folder / "codes.parquet", latents=True)
+    assert codes.latents is not None and np.isfinite(codes.latents).all() and len(codes.latents) == len(codes.clip)
     assert codes.codes.shape[0] == len(codes.clip) == len(codes.frame)
     assert codes.codes.min(initial=0) >= 0 and codes.frame.min(initial=0) >= 0
 

@@ -234,6 +234,32 @@ def test_codes(tmp_path: Path, facts: Any, columns: dict[str, Any], sentence: st
     assert str(path) in str(caught.value) and len(str(caught.value)) < 600
 
 
+LISTS = pa.list_(pa.float32(), 2)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "sentence"),
+    [
+        (pa.array([[1.0, 2.0], [3.0, float("nan")]], LISTS), "not finite"),
+        (pa.array([[1.0, 2.0], None], LISTS), "1 empty"),
+        (pa.array([[1.0, None], [3.0, 4.0]], LISTS), "gaps"),
+        (pa.array([[1.0], [3.0, 4.0]], pa.list_(pa.float32())), "expected lists of one length"),
+        (pa.array([[1, 2], [3, 4]], pa.list_(pa.int64(), 2)), "of float32"),
+        (pa.array([[], []], pa.list_(pa.float32(), 0)), "expected none to be|cannot be read"),
+        (pa.array([1.0, 2.0]), "expected lists of one length"),
+        (None, "has the codes alone"),
+    ],
+)
+def test_latents_behind_codes(tmp_path: Path, vectors: Any, sentence: str) -> None:
+    path = codes_file(tmp_path / "codes.parquet", **({} if vectors is None else {"quantised": vectors}))
+    with pytest.raises((RequestError, FailedError), match=sentence) as caught:
+        read_codes(path, latents=True)
+    assert str(path) in str(caught.value) and len(str(caught.value)) < 600
+    assert read_codes(path).latents is None
+    good = codes_file(tmp_path / "good.parquet", quantised=pa.array([[1.0, 2.0], [3.0, 4.0]], LISTS))
+    assert np.array_equal(read_codes(good, latents=True).latents, [[1, 2], [3, 4]])  # type: ignore[arg-type]
+
+
 def changed_index(path: Path, **columns: Any) -> Store:
     """The store whose index says something else of its first clip."""
     layout = small_store(path)
