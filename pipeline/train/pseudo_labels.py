@@ -3,7 +3,8 @@
 A ridge regression from codes to chunks is fitted to the labelled clips and asked about the others. That is the use VPT
 (Baker et al. 2022) makes of an inverse dynamics model, with one that has learned from all clips what happens in them
 and needs the labels to be read alone, as the decoder of LAPO (Schmidt & Jiang, ICLR 2024). A linear one: a code stands
-for a vector, and in Concerto-LAQ motions that follow one another add up in it.
+for a vector, and in Concerto-LAQ motions that follow one another add up in it. Steps after the end of a clip hold its
+last action, as stores have them, and are told so; the policy does not learn them.
 
 Shape legend: F frames of all stores, n moments, L numbers of a pair's latent, S dimensions of the state, H steps of a
 chunk, A dimensions of an action, D features of a moment, P parts of an offset.
