@@ -58,7 +58,9 @@ def train_vla(
     out: Annotated[Path | None, typer.Option(help="The run: a new folder.")] = None,
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe overrides.")] = None,
     recipe: Annotated[str, typer.Option(help=f"{', '.join(VLA)}; vla_3d, or with --resume the run's.")] = "",
-    codes: Annotated[list[Path] | None, typer.Option(help="Of `cla label`, a file a store.")] = None,
+    codes: Annotated[
+        list[Path] | None, typer.Option(help="Of `cla label`, one a store; for labels.pseudo with --embeddings.")
+    ] = None,
     init_from: Annotated[Path | None, typer.Option(help="A run of `cla train vla` whose trunk to start from.")] = None,
     example: Annotated[bool, typer.Option("--example", help="Made-up data: does the recipe run here?")] = False,
     device: Device = "auto",
@@ -68,7 +70,8 @@ def train_vla(
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the recipe and stop.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Learn a policy from demonstrations: actions, or with objective=latent the codes of `cla label`.
+    """Learn a policy from demonstrations: actions, or with objective=latent the codes of `cla label`. With
+    labels.pseudo=true clips without labels have the actions that their codes tell.
 
     Several GPUs: torchrun --nproc-per-node 4 -m pipeline.cli train vla ...
     """
