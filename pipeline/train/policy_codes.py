@@ -141,7 +141,8 @@ def _not_one(url: str, mine: Sequence[Path], files: dict[Path, Codes]) -> str:
         )
     return (
         "objective=latent and labels.pseudo are taught by the codes of a latent action model, and there are none for "
-        f"the store at {url}: give --codes FILE.parquet, made by cla label --run RUN --store {url} --out FILE.parquet"
+        f"the store at {url}: give --codes FILE.parquet, made by cla label --run RUN --store {url} --out FILE.parquet "
+        "(for labels.pseudo with --embeddings)"
     )
 
 

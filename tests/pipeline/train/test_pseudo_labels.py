@@ -153,6 +153,12 @@ def test_actions_of_clips_without_labels_are_never_looked_at(tmp_path: Path) -> 
     assert data.statistics() == changed.statistics()
 
 
+def test_where_every_clip_is_labelled_nothing_is_decoded(store: Store, tmp_path: Path) -> None:
+    data, _ = recipe_and_codes(store, tmp_path / "codes.parquet", "labels.max_clips=0")
+    assert data.pseudo is not None and not data.pseudo.decoded.any() and not len(data.chosen.unseen)
+    assert len(data.chosen.train) == len(data.chosen.split.train) * (FRAMES - 1)
+
+
 def test_a_run_remembers_its_codes_and_resumes(store: Store, tmp_path: Path) -> None:
     _, path = recipe_and_codes(store, tmp_path / "codes.parquet")
     recipe = override(vla_recipe("vla_3d"), [*SMALL, "labels.max_clips=3", "labels.pseudo=true"])
