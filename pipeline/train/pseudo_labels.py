@@ -72,10 +72,10 @@ class PseudoLabels:
         if not there.any():
             raise RequestError("None of the labelled clips has a code: label the whole store with `cla label`.")
 
-        def seen(name: str) -> Array:
-            return np.concatenate([stores.array(name, int(clip)) for clip in labelled])[there]
+        def seen(name: str, steps: int | None = None) -> Array:
+            return np.concatenate([stores.array(name, int(clip))[:, :steps] for clip in labelled])[there]
 
-        rows, chunks = frames[there], seen(CHUNK_COLUMN)[:, :horizon].astype(np.float64)
+        rows, chunks = frames[there], seen(CHUNK_COLUMN, horizon).astype(np.float64)  # stores' chunks differ in length
         states = seen("state") if state else None
         features = around.standardised(rows, states)
         ridge = fit_ridge(features(rows, states), chunks.reshape(len(chunks), -1), stores.clip_of(rows))

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from policy_store_factory import ACTION, SMALL, demonstrations, label_file, policy_store
+from policy_store_factory import ACTION, SMALL, demonstration, demonstrations, label_file, policy_store
 
 from data_specs.actions import ACTION_PATH_NAME, CHUNK_COLUMN, CHUNK_NAME
 from data_specs.arrays import Array
@@ -151,6 +151,16 @@ def test_actions_of_clips_without_labels_are_never_looked_at(tmp_path: Path) -> 
     one, two = (made.reader[made.chosen.train] for made in (data, changed))
     assert torch.equal(one.need_action()[0], two.need_action()[0])
     assert data.statistics() == changed.statistics()
+
+
+def test_stores_with_chunks_of_several_lengths(store: Store, tmp_path: Path) -> None:
+    longer = policy_store(tmp_path / "b", [demonstration(f"b{i}", frames=FRAMES, seed=i, chunk=9) for i in range(4)])
+    both = PolicyStores([store, longer])
+    true = np.concatenate([both.array(CHUNK_COLUMN, clip)[:, :HORIZON] for clip in range(len(both))])
+    latents = true.reshape(len(true), -1)
+    labelled, unseen = np.r_[LABELLED, 12:14], np.r_[UNSEEN, 14:16]
+    pseudo = PseudoLabels.fit(both, codes_of(latents), labelled=labelled, unseen=unseen, horizon=HORIZON, state=False)
+    assert error(pseudo, true) < 0.15
 
 
 def test_where_every_clip_is_labelled_nothing_is_decoded(store: Store, tmp_path: Path) -> None:
